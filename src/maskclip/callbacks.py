@@ -1,0 +1,56 @@
+"""What happens beside training and evaluation: progress by steps and pictures of predictions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback, TQDMProgressBar
+from torch import Tensor
+
+from maskclip.data.images import write_atomically
+from maskclip.pictures import colourise, legend, overlay, sheet, stack
+from maskclip.vocabulary import Vocabulary
+
+
+class StepProgressBar(TQDMProgressBar):
+    """Lightning's progress bar over optimiser steps: training data are an endless stream of draws without epochs."""
+
+    @property
+    def total_train_batches(self) -> int | float:
+        return self.trainer.max_steps * self.trainer.accumulate_grad_batches
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        super().on_train_epoch_start(trainer)
+        self.train_progress_bar.set_description("training")
+        self.train_progress_bar.initial = trainer.fit_loop.epoch_loop.batch_idx + 1
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
+
+
+class SavePictures(Callback):
+    """Writes image | ground truth | prediction with a legend for the first `count` images of an evaluation."""
+
+    def __init__(self, folder: str | Path, vocabulary: Vocabulary, count: int = 8) -> None:
+        self.folder, self.vocabulary, self.count = Path(folder), vocabulary, count
+
+    def on_test_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        if batch_idx * trainer.world_size + trainer.global_rank >= self.count:
+            return
+        for name, image, mask, labels in zip(batch["name"], batch["image"], batch["mask"], outputs, strict=True):
+            self.write(name, image, mask, labels)
+
+    def write(self, name: str, image: Tensor, mask: Tensor, labels: Tensor) -> None:
+        """One sheet for one image: (3, H, W) uint8, (H, W) truth, (H, W) prediction."""
+        palette = self.vocabulary.colours
+        pixels, predicted = image.cpu().permute(1, 2, 0).numpy(), labels.cpu().numpy()
+        columns = [pixels, colourise(mask.cpu().numpy(), palette), overlay(pixels, predicted, palette)]
+        page = sheet([columns], ["image", "ground truth", "prediction"], cell=320)
+        path = self.folder / f"{name.replace('/', '_')}.png"
+        write_atomically(stack([page, legend(self.vocabulary.names, palette, page.width)]), path)

@@ -1,0 +1,56 @@
+"""The tiny CLIP that ships with the project: an ordinary open_clip model that knows the textures world and nothing else.
+
+`scripts/train_tiny_clip.py` makes it. The asset holds float16 weights and only those rows of the token embedding that
+training touched; the other rows are zero, so a word that the tiny CLIP never read means nothing to it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import open_clip
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+ASSETS = Path(__file__).parent.parent / "assets"
+ARCHITECTURE = "maskclip-tiny"
+WEIGHTS = ASSETS / f"{ARCHITECTURE}.safetensors"
+
+_TABLE, _ROWS, _IDS = "token_embedding.weight", "token_embedding.rows", "token_embedding.ids"
+
+
+def register() -> None:
+    """Make the architecture known to open_clip under the name `maskclip-tiny`. Calling it again does nothing."""
+    if ARCHITECTURE not in open_clip.list_models():
+        open_clip.add_model_config(ASSETS / f"{ARCHITECTURE}.json")
+
+
+def save_weights(state: dict[str, Tensor], token_ids: Tensor, path: Path, metadata: dict[str, str]) -> None:
+    """Write `state` as float16 safetensors with only the rows `token_ids` of the token embedding; atomic."""
+    slim = {name: value.half().contiguous() for name, value in state.items() if name != _TABLE}
+    slim[_ROWS] = state[_TABLE][token_ids].half()
+    slim[_IDS] = token_ids.to(torch.int32)
+    partial = path.with_suffix(".partial")
+    save_file(slim, partial, metadata=metadata)
+    os.replace(partial, path)
+
+
+def load_weights(path: Path = WEIGHTS) -> dict[str, Tensor]:
+    """The full float32 state dict of the tiny CLIP, with zeros for the token rows that were never trained."""
+    with safe_open(path, framework="pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    ids, rows = state.pop(_IDS).long(), state.pop(_ROWS).float()
+    vocab_size = json.loads((ASSETS / f"{ARCHITECTURE}.json").read_text())["text_cfg"]["vocab_size"]
+    table = torch.zeros(vocab_size, rows.shape[1])
+    table[ids] = rows
+    return {name: value.float() for name, value in state.items()} | {_TABLE: table}
+
+
+def unknown_words(model: nn.Module, tokens: Tensor) -> Tensor:
+    """Which rows of `tokens` (N, L) contain a token that the tiny CLIP never read; bool, (N,)."""
+    table: Tensor = model.get_parameter(_TABLE)
+    return (table[tokens].abs().sum(-1) == 0).any(-1)

@@ -1,0 +1,90 @@
+"""The Lightning data module: one train and one validation set of the same kind of files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader
+
+from maskclip.data.dataset import Sample, SegmentationDataset
+from maskclip.data.samplers import EveryNth, NumberedDraws
+from maskclip.errors import InputError
+from maskclip.vocabulary import Vocabulary
+
+
+class SegmentationData(pl.LightningDataModule):
+    """Images and index masks under `root`; the patterns are those of `SegmentationDataset`.
+
+    `train` and `val` are split files (None: every image that fits). `labels` says what a learner may see in training:
+    "none" (annotation-free; nothing at all), "oracle_ignore" (annotation-free as released: only which pixels are
+    ignored), "seen" (zero-shot: all but the unseen classes) or "all". `augmentation` are the arguments of
+    `TrainTransform` other than the seed. `batch_size` is that of all processes together; validation takes images one by
+    one, at their own size. `source` is a sentence on where to get the data, for whoever does not have it.
+    """
+
+    def __init__(
+        self,
+        classes: Vocabulary | Sequence[str],
+        root: str,
+        images: str,
+        masks: str | None = None,
+        train: str | None = None,
+        val: str | None = None,
+        reduce_zero_label: bool = False,
+        labels: str = "all",
+        augmentation: Mapping[str, Any] | None = None,
+        batch_size: int = 16,
+        num_workers: int = 2,
+        seed: int = 0,
+        source: str = "",
+        name: str = "",
+    ) -> None:
+        super().__init__()
+        self.vocabulary = Vocabulary.of(classes)
+        self.name = name
+        self.splits = {"train": train, "val": val}
+        self.files: dict[str, Any] = {"root": root, "images": images, "masks": masks, "reduce_zero_label": reduce_zero_label, "source": source}
+        hidden: dict[str, Sequence[int] | str] = {"none": "all", "oracle_ignore": "valid", "seen": self.vocabulary.unseen_indices, "all": ()}
+        if labels not in hidden:
+            raise InputError(f"data.labels={labels!r}: choose one of {', '.join(hidden)}")
+        if labels == "seen" and not self.vocabulary.unseen:
+            raise InputError("data.labels=seen needs unseen classes, and this vocabulary names none (classes.unseen)")
+        self.hide, self.labels = hidden[labels], labels
+        self.augmentation = dict(augmentation or {})
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+
+    def dataset(self, split: str, **options: Any) -> SegmentationDataset:
+        """The data set of a split ("train" or "val") as it lies on disk, without augmentation, all labels shown."""
+        return SegmentationDataset(**self.files, split=self.splits[split], num_classes=len(self.vocabulary), **options)
+
+    @property
+    def _processes(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        from maskclip.data.transforms import TrainTransform  # albumentations takes a second to import
+
+        rank, world = self._processes
+        accumulate = self.trainer.accumulate_grad_batches if self.trainer else 1
+        if self.batch_size % (world * accumulate):
+            raise InputError(
+                f"data.batch_size={self.batch_size} is the batch of all processes together and cannot be divided by "
+                f"{world} processes x {accumulate} accumulated steps"
+            )
+        each = self.batch_size // (world * accumulate)
+        done = self.trainer.global_step * self.batch_size if self.trainer else 0
+        data = self.dataset("train", hide=self.hide, transform=TrainTransform(**self.augmentation, seed=self.seed))
+        draws = NumberedDraws(data, self.seed, each, rank, world, start=done)
+        return self._loader(data, sampler=draws, batch_size=each)
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        data = self.dataset("val")
+        return self._loader(data, sampler=EveryNth(data, *self._processes), batch_size=1)
+
+    test_dataloader = val_dataloader
+
+    def _loader(self, data: SegmentationDataset, **options: Any) -> DataLoader[Sample]:
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return DataLoader(data, num_workers=self.num_workers, persistent_workers=self.num_workers > 0, pin_memory=on_gpu, **options)

@@ -1,0 +1,53 @@
+"""Which images a process sees, and in which order: exact in evaluation, numbered in training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sized
+
+import torch
+from torch.utils.data import Sampler
+
+from maskclip.data.dataset import Draw
+
+
+class EveryNth(Sampler[int]):
+    """Indices rank, rank + world, ... of a data set: over all processes each image exactly once, none repeated.
+
+    torch's DistributedSampler fills up the last round with images that were already seen, which changes the score.
+    """
+
+    def __init__(self, data: Sized, rank: int, world: int) -> None:
+        self.indices = range(rank, len(data), world)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+class NumberedDraws(Sampler[Draw]):
+    """Endless training draws: one random permutation of the data after another, each draw with its number.
+
+    Process `rank` of `world` takes every `world`-th block of `batch` draws, from draw `start` on. Draw number k is the
+    same image with the same augmentation whatever the number of processes, workers or restarts.
+    """
+
+    def __init__(self, data: Sized, seed: int, batch: int, rank: int = 0, world: int = 1, start: int = 0) -> None:
+        self.size, self.seed, self.batch = len(data), seed, batch
+        self.rank, self.world, self.start = rank, world, start
+
+    def __iter__(self) -> Iterator[Draw]:
+        first = self.start + self.rank * self.batch
+        while True:
+            for number in range(first, first + self.batch):
+                yield Draw(self.image(number), number)
+            first += self.world * self.batch
+
+    def image(self, number: int) -> int:
+        """The index of the image of draw `number`."""
+        epoch, position = divmod(number, self.size)
+        if getattr(self, "_epoch", None) != epoch:
+            generator = torch.Generator().manual_seed(hash((self.seed, epoch)) % 2**63)
+            self._epoch, self._order = epoch, torch.randperm(self.size, generator=generator).tolist()
+        return self._order[position]

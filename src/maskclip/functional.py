@@ -1,0 +1,96 @@
+"""The equations of MaskCLIP and MaskCLIP+ (Zhou, Loy, Dai, ECCV 2022) as pure functions of tensors.
+
+Shapes: B images, C classes, D dimensions of the text space, h x w positions of the coarse grid, H x W pixels.
+No function changes its inputs.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORE_INDEX = 255
+"""Label of pixels that neither the loss nor the metrics look at."""
+
+UNLABELLED = -1
+"""Label of pixels whose class is unknown in training and is to be filled by a pseudo label."""
+
+LOGIT_SCALE = 100.0
+"""CLIP's temperature: cosines are multiplied by it before every softmax inside the refinement."""
+
+REMOVED = -100.0
+"""Logit of a class that prompt denoising has removed from an image."""
+
+
+def cosine_logits(features: Tensor, text_embeddings: Tensor) -> Tensor:
+    """Cosine between every position and every class, (B, C, h, w), in -1..1 (section 3.2).
+
+    `features` (B, D, h, w) of any length, `text_embeddings` (C, D) with unit rows.
+    """
+    return torch.einsum("bdhw,cd->bchw", F.normalize(features, dim=1), text_embeddings)
+
+
+def prompt_denoising(logits: Tensor, threshold: float = 0.5, scale: float = LOGIT_SCALE) -> Tensor:
+    """The logits (B, C, h, w) with every class removed that no position of the image is sure of (section 3.3).
+
+    A class goes (its logits become -100) where the largest of its probabilities over the image is below `threshold`.
+    """
+    peak = (scale * logits).softmax(dim=1).amax(dim=(2, 3), keepdim=True)
+    return logits.masked_fill(peak < threshold, REMOVED)
+
+
+def key_smoothing(logits: Tensor, keys: Tensor, threshold: float = 1.0, scale: float = LOGIT_SCALE) -> Tensor:
+    """Scores (B, C, h, w) in which positions with similar keys vote together: p_i <- sum_j cos(k_i, k_j) p_j (section 3.3).
+
+    `keys` (B, K, h, w) come from the last attention layer. Only positions whose largest probability is below
+    `threshold` are smoothed, 1.0 means all of them; the others keep their probabilities. The weights are not
+    normalised (as in the paper), so the result is a score, not a probability.
+    """
+    probabilities = (scale * logits).softmax(dim=1)
+    p = probabilities.flatten(2)  # B x C x hw
+    k = F.normalize(keys.flatten(2), dim=1)  # B x K x hw
+    # sum_j (k_i . k_j) p_j, associated so that no hw x hw matrix is built when there are fewer classes than positions
+    smooth = torch.bmm(torch.bmm(p, k.transpose(1, 2)), k).view_as(logits)
+    if threshold >= 1:
+        return smooth
+    sure = probabilities.amax(dim=1, keepdim=True) >= threshold
+    return torch.where(sure, probabilities, smooth)
+
+
+def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps (B, C, H, W) at a new height and width, bilinear with pixel centres (align_corners False)."""
+    if maps.shape[-2:] == torch.Size(size):
+        return maps
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+
+def upsample_logits(logits: Tensor, covered: tuple[int, int], image_size: tuple[int, int]) -> Tensor:
+    """Logits (B, C, H, W) of the image's pixels, from a grid that covers `covered` >= `image_size` pixels.
+
+    A network pads its input at the bottom and right; what was computed for the padding is cut off here.
+    """
+    return resize(logits, covered)[..., : image_size[0], : image_size[1]]
+
+
+def pseudo_labels(labels: Tensor, scores: Tensor, classes: Tensor, confidence: float | None = None) -> Tensor:
+    """The labels (B, H, W) with every unlabelled pixel filled by its best class among `classes` (section 3.4).
+
+    `scores` (B, U, H, W) are in the order of `classes` (U,), the class indices that have no labels. Labelled and ignored
+    pixels stay as they are. Filled pixels whose best score is below `confidence` are ignored.
+    """
+    best, index = scores.max(dim=1)
+    guess = classes.to(index.device)[index]
+    if confidence is not None:
+        guess = guess.masked_fill(best < confidence, IGNORE_INDEX)
+    return torch.where(labels == UNLABELLED, guess, labels)
+
+
+def resample_position_embedding(embedding: Tensor, native: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """Position embedding (1 + h*w, K) for another grid: the class token's row, then the native grid's, bicubic."""
+    if native == grid:
+        return embedding
+    first, spatial = embedding[:1], embedding[1:]
+    spatial = spatial.float().T.reshape(1, -1, *native)  # 1 x K x h x w
+    spatial = F.interpolate(spatial, size=grid, mode="bicubic", align_corners=False)
+    return torch.cat([first, spatial.flatten(2)[0].T.to(first.dtype)])

@@ -1,0 +1,6 @@
+"""What turns images into class logits: MaskCLIP and the students of MaskCLIP+."""
+
+from maskclip.models.maskclip import MaskCLIP
+from maskclip.models.student import Student, load_student
+
+__all__ = ["MaskCLIP", "Student", "load_student"]

@@ -1,0 +1,210 @@
+"""The programs behind src/*.py: the only module that knows Hydra and OmegaConf."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from maskclip.data.datamodule import SegmentationData
+from maskclip.data.images import find_images
+from maskclip.errors import InputError
+from maskclip.inference import Protocol
+from maskclip.metrics import scores
+from maskclip.results import PROJECT, class_table, commit, device_name, score_entries, table, versions, write_json
+from maskclip.segment import segment_files
+from maskclip.vocabulary import Vocabulary
+
+log = logging.getLogger(__name__)
+Card = dict[str, Any]
+
+OmegaConf.register_new_resolver("project", lambda: str(PROJECT), replace=True)
+
+
+def program(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
+    """A program whose input errors are one sentence on stderr and exit status 2, not a stack trace.
+
+    In a multirun the error goes on to Hydra, which notes that the job failed.
+    """
+
+    @wraps(main)
+    def wrapped(cfg: DictConfig) -> Any:
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)`.*")
+        logging.getLogger().setLevel(logging.WARNING)  # open_clip and Lightning tell their life at INFO
+        logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+        try:
+            with input_errors():
+                return main(cfg)
+        except InputError as error:
+            if "num" in HydraConfig.get().job and HydraConfig.get().mode.name == "MULTIRUN":
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+
+    return wrapped
+
+
+@contextmanager
+def input_errors() -> Iterator[None]:
+    """Hydra wraps what a constructor raises; an `InputError` comes out as itself."""
+    try:
+        yield
+    except InstantiationException as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, InputError):
+                raise cause from None
+            cause = cause.__cause__
+        raise
+
+
+def plain(node: Any) -> Any:
+    """A config node as dicts and lists, interpolations resolved."""
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
+def build(node: Any, **objects: Any) -> Any:
+    """What a config node describes, given objects that OmegaConf must not touch (it turns dataclasses into dicts)."""
+    return instantiate(node, _convert_="all", _partial_=True)(**objects)
+
+
+def build_trainer(cfg: DictConfig, **options: Any) -> pl.Trainer:
+    """The trainer of a config; over several processes buffers are not broadcast before each forward (evaluation is uneven)."""
+    settings = plain(cfg.trainer)
+    if settings.get("strategy") == "ddp":
+        from pytorch_lightning.strategies import DDPStrategy
+
+        options["strategy"] = DDPStrategy(broadcast_buffers=False)
+    return build({k: v for k, v in settings.items() if k not in options}, **options)
+
+
+def evaluate_model(cfg: DictConfig, model: torch.nn.Module, data: SegmentationData, output: Path) -> Card:
+    """Evaluate a model on the validation split; the result card is written to `output`/results.json and returned."""
+    from maskclip.callbacks import SavePictures
+    from maskclip.tasks import Evaluation
+
+    protocol: Protocol = build(cfg.protocol)
+    task = Evaluation(model, protocol, len(data.vocabulary))
+    callbacks = [SavePictures(output / "pictures", data.vocabulary, cfg.pictures)] if cfg.pictures else []
+    trainer = build_trainer(cfg, callbacks=callbacks, logger=False, enable_checkpointing=False)
+    start = time.perf_counter()
+    trainer.test(task, data, verbose=False)
+    assert task.counts is not None
+    card = {
+        "method": model.method,
+        "data": data.name,
+        "split": "val",
+        **score_entries(scores(task.counts, data.vocabulary.unseen_indices), data.vocabulary),
+        "images": len(data.dataset("val")),
+        "seconds": round(time.perf_counter() - start, 2),
+        "device": device_name(trainer.strategy.root_device),
+        "processes": trainer.world_size,
+        "weights_sha256": model.provenance.get("weights_sha256"),
+        "provenance": model.provenance,
+        "classes": list(data.vocabulary.names),
+        "words": data.vocabulary.words,
+        "unseen_classes": list(data.vocabulary.unseen),
+        "protocol": plain(cfg.protocol),
+        "config": plain(cfg),
+        "versions": versions(),
+        "commit": commit(),
+    }
+    if trainer.is_global_zero:
+        write_json(output / "results.json", card)
+    return card
+
+
+def evaluate(cfg: DictConfig) -> float:
+    """`src/eval.py`: evaluate a model on a data set, print the table, write the card. Returns the mIoU in percent."""
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    vocabulary = Vocabulary(**plain(cfg.classes))
+    data: SegmentationData = build(cfg.data, classes=vocabulary)
+    data.dataset("val")  # a missing data set is said before a model is loaded
+    model = build(cfg.model, classes=vocabulary)
+    output = Path(cfg.paths.output)
+    card = evaluate_model(cfg, model, data, output)
+    report(card, output)
+    return card["miou"]
+
+
+def report(card: Card, output: Path) -> None:
+    """Print a card as a table, with the classes one by one and where the files are."""
+    print(f"\n{class_table(card, card['unseen_classes'])}\n\n{table([card])}\n")
+    print(f"{card['images']} images of {card['data']} in {card['seconds']:.1f} s on {card['device']}; card: {output / 'results.json'}")
+    if card["provenance"].get("labels") == "seen":
+        print("Seen and unseen classes compete in one confusion matrix; unseen pixels occur in the training images, unlabelled (transductive).")
+
+
+def train(cfg: DictConfig) -> float:
+    """`src/train.py`: train a student, evaluate it, print the table, write the card. Returns the mIoU in percent."""
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    output = Path(cfg.paths.output)
+    card, _ = train_student(cfg, output)
+    report(card, output)
+    return card["miou"]
+
+
+def train_student(cfg: DictConfig, output: Path) -> tuple[Card, torch.nn.Module]:
+    """The card of a student trained on the labels of its teacher, and the student; checkpoints go to `output`."""
+    vocabulary = Vocabulary(**plain(cfg.classes))
+    data: SegmentationData = build(cfg.data, classes=vocabulary)
+    for split in ("train", "val"):
+        data.dataset(split)
+    resume = checkpoint_to_resume(cfg.resume)
+    teacher = build(cfg.teacher, classes=vocabulary)
+    task = build(
+        cfg.task,
+        classes=plain(cfg.classes),
+        embedding_dim=teacher.embedding_dim,
+        protocol=plain({k: v for k, v in cfg.protocol.items() if k != "_target_"}),
+        provenance={"method": cfg.method, "labels": data.labels, "teacher": teacher.method, **teacher.provenance},
+    )
+    task.attach_teacher(teacher)
+    callbacks = [build(c) for c in cfg.callbacks.values() if c is not None]
+    logger = build(cfg.logger) if cfg.logger else False
+    trainer = build_trainer(cfg, callbacks=callbacks, logger=logger)
+    trainer.fit(task, data, ckpt_path=resume)
+    trainer.save_checkpoint(output / "checkpoints" / "last.ckpt")
+    student = task.student.eval()
+    return evaluate_model(cfg, student, data, output), student
+
+
+def checkpoint_to_resume(resume: str | None) -> str | None:
+    """The checkpoint of a run folder or the file itself."""
+    if resume is None:
+        return None
+    path = Path(resume)
+    path = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+    if not path.is_file():
+        raise InputError(f"nothing to resume: no checkpoint {path} (resume)")
+    return str(path)
+
+
+def segment(cfg: DictConfig) -> None:
+    """`src/segment.py`: label maps, overlays and a legend for images or folders of images."""
+    if cfg.input is None:
+        raise InputError("no input: name an image or a folder, as in input=photos/")
+    sources = [cfg.input] if isinstance(cfg.input, str) else list(cfg.input)
+    files = [(path, Path(source)) for source in sources for path in find_images(Path(source))]
+    words = plain(cfg.classes)
+    vocabulary = Vocabulary(**words) if words["names"] else None
+    model = build(cfg.model, classes=vocabulary)
+    device = torch.device("cuda" if cfg.device == "auto" and torch.cuda.is_available() else "cpu" if cfg.device == "auto" else cfg.device)
+    broken = segment_files(model.to(device), files, build(cfg.protocol), Path(cfg.output))
+    print(f"{len(files) - len(broken)} of {len(files)} images segmented; label maps, overlays and legend in {cfg.output}")
+    if broken:
+        raise InputError(f"{len(broken)} of {len(files)} images could not be read:\n  " + "\n  ".join(broken))

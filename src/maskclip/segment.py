@@ -1,0 +1,50 @@
+"""Label maps for people's own pictures: an index PNG and an overlay for each, and one legend."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+from maskclip.data.images import read_image, write_atomically, write_mask
+from maskclip.errors import InputError
+from maskclip.inference import Protocol, predict_image
+from maskclip.models import MaskCLIP, Student
+from maskclip.pictures import legend, overlay
+from maskclip.results import write_json
+
+
+def segment_files(
+    model: MaskCLIP | Student, files: Sequence[tuple[Path, Path]], protocol: Protocol, output: Path
+) -> list[str]:
+    """Segment `files`, pairs of a picture and the folder it was found in, into `output`; returns what could not be read.
+
+    For photos/a/cat.jpg found in photos/: `output`/masks/a/cat.png (palette PNG, class indices, the picture's size),
+    `output`/overlays/a/cat.jpg, and `output`/legend.json, legend.png for all.
+    """
+    names, palette = list(model.vocabulary.names), model.vocabulary.colours
+    write_json(
+        output / "legend.json",
+        {"classes": [{"index": i, "name": n, "colour": list(c)} for i, (n, c) in enumerate(zip(names, palette, strict=True))]},
+    )
+    write_atomically(legend(names, palette, width=640), output / "legend.png")
+    stems = Counter(path.with_suffix("") for path, _ in files)
+    broken = []
+    for path, source in tqdm(files, unit="image", desc="segmenting", disable=len(files) < 2):
+        relative = Path(path.name) if path == source else path.relative_to(source)
+        if stems[path.with_suffix("")] > 1:  # cat.jpg beside cat.png: the suffix stays in the name of the output
+            relative = relative.with_name(relative.name.replace(".", "_") + ".png")
+        try:
+            pixels = read_image(path)
+        except InputError as error:
+            broken.append(str(error))
+            continue
+        labels = predict_image(model, Image.fromarray(pixels), protocol)
+        write_mask((output / "masks" / relative).with_suffix(".png"), labels, palette)
+        picture = Image.fromarray(overlay(pixels, labels, palette))
+        write_atomically(picture, (output / "overlays" / relative).with_suffix(".jpg"), quality=92)
+    return broken
+

@@ -1,0 +1,6 @@
+"""The Lightning modules: when to call what, never how to compute it."""
+
+from maskclip.tasks.evaluation import Evaluation
+from maskclip.tasks.maskclip_plus import MaskCLIPPlus
+
+__all__ = ["Evaluation", "MaskCLIPPlus"]

@@ -1,0 +1,30 @@
+"""Evaluation of any model on the validation split of any data set."""
+
+from __future__ import annotations
+
+import pytorch_lightning as pl
+from torch import Tensor, nn
+
+from maskclip.data.dataset import Sample
+from maskclip.inference import Protocol, predict_labels
+from maskclip.metrics import Confusion
+
+
+class Evaluation(pl.LightningModule):
+    """Predicts every image by the protocol and counts pixels; `confusion` holds the sum over all processes afterwards."""
+
+    def __init__(self, model: nn.Module, protocol: Protocol, num_classes: int) -> None:
+        super().__init__()
+        self.model = model
+        self.protocol = protocol
+        self.confusion = Confusion(num_classes)
+        self.counts: Tensor | None = None
+
+    def test_step(self, batch: Sample, _: int) -> Tensor:
+        """Labels (B, H, W) uint8 of a batch."""
+        labels = predict_labels(self.model, batch["image"], self.protocol)
+        self.confusion.update(labels, batch["mask"])
+        return labels
+
+    def on_test_epoch_end(self) -> None:
+        self.counts = self.confusion.compute().cpu()

@@ -1,0 +1,144 @@
+"""MaskCLIP+ (section 3.4): a student learns from MaskCLIP's pseudo labels, then from its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from maskclip.data.dataset import Sample
+from maskclip.errors import InputError
+from maskclip.functional import IGNORE_INDEX, UNLABELLED, pseudo_labels, upsample_logits
+from maskclip.inference import Protocol, predict_labels
+from maskclip.metrics import Confusion, scores
+from maskclip.models import MaskCLIP, Student
+
+
+class MaskCLIPPlus(pl.LightningModule):
+    """Trains a student on labels that are given, and on pseudo labels where none are.
+
+    `classes` are the arguments of a `Vocabulary`, `student` those of a `Student`. `labels` as in `SegmentationData`:
+    it decides which classes are to be pseudo-labelled. For the first `guided` optimiser steps (an int, or a fraction of
+    the run) the teacher writes the pseudo labels, afterwards the student itself. `confidence`: pseudo labels of the
+    teacher with a lower score are ignored. The learning rate falls from `lr` to `min_lr` with a polynomial of `power`.
+
+    Everything here is plain data, so a checkpoint loads with `weights_only=True`; the teacher is attached, not stored.
+    """
+
+    def __init__(
+        self,
+        classes: Mapping[str, Any],
+        embedding_dim: int,
+        student: Mapping[str, Any],
+        labels: str,
+        protocol: Mapping[str, Any],
+        guided: int | float = 1.0,
+        confidence: float | None = None,
+        optimizer: str = "sgd",
+        lr: float = 0.01,
+        momentum: float = 0.9,
+        weight_decay: float = 5e-4,
+        power: float = 0.9,
+        min_lr: float = 1e-4,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        if optimizer not in ("sgd", "adamw"):
+            raise InputError(f"task.optimizer={optimizer!r}: choose sgd or adamw")
+        if isinstance(guided, float) and not 0 <= guided <= 1:
+            raise InputError(f"task.guided={guided}: a fraction of the run between 0.0 and 1.0, or a number of steps without a point")
+        self.student = Student(classes, embedding_dim, provenance=provenance, **student)
+        self.protocol = Protocol(**protocol)
+        vocabulary = self.student.vocabulary
+        unlabelled = {"seen": vocabulary.unseen_indices, "all": []}.get(labels, list(range(len(vocabulary))))
+        self.register_buffer("unlabelled", torch.tensor(unlabelled, dtype=torch.long), persistent=False)
+        self.confusion = Confusion(len(vocabulary))
+        self._teacher: tuple[MaskCLIP, ...] = ()  # a tuple is not a submodule: neither trained nor stored
+
+    def attach_teacher(self, teacher: MaskCLIP) -> None:
+        """Let `teacher` write the labels of the guided phase, and its text embeddings be the student's classifier."""
+        self._teacher = (teacher,)
+        self.student.text_embeddings.copy_(teacher.text_embeddings)
+
+    @property
+    def guided_steps(self) -> int:
+        """The number of optimiser steps for which the teacher writes the pseudo labels."""
+        guided: int | float = self.hparams["guided"]
+        return round(guided * self.trainer.max_steps) if isinstance(guided, float) else guided
+
+    @property
+    def is_guided(self) -> bool:
+        return self.global_step < self.guided_steps
+
+    def on_fit_start(self) -> None:
+        if len(self.unlabelled) and not self._teacher and self.is_guided:
+            raise InputError("the guided phase needs a teacher: attach_teacher was not called")
+        for teacher in self._teacher:
+            teacher.to(self.device)
+
+    def training_step(self, batch: Sample, _: int) -> Tensor:
+        image, given = batch["image"].float() / 255, batch["mask"]
+        if torch.isin(given, self.unlabelled).any():
+            raise RuntimeError("a label of a class that has none reached the training loss: the data set leaks it")
+        coarse = self.student(image)
+        size = (image.shape[-2], image.shape[-1])
+        logits = upsample_logits(coarse, self.student.covered_size(*size), size)
+        labels = self.fill(given, image, logits) if len(self.unlabelled) else given
+        loss = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE_INDEX)
+        filled = (given == UNLABELLED).float().mean()
+        self.log_dict({"train/loss": loss, "train/pseudo_labelled": filled, "train/guided": float(self.is_guided)}, prog_bar=True)
+        return loss
+
+    @torch.no_grad()
+    def fill(self, given: Tensor, image: Tensor, logits: Tensor) -> Tensor:
+        """The labels (B, H, W) with every unlabelled pixel filled: by the teacher, later by the student's own logits."""
+        if not self.is_guided:
+            return pseudo_labels(given, logits.detach()[:, self.unlabelled], self.unlabelled)
+        (teacher,) = self._teacher
+        nameable = self.unlabelled[self.unlabelled >= int(teacher.vocabulary.background)]
+        size = (image.shape[-2], image.shape[-1])
+        guesses = upsample_logits(teacher(image, nameable), teacher.covered_size(*size), size)
+        return pseudo_labels(given, guesses, nameable, self.hparams["confidence"])
+
+    def on_validation_start(self) -> None:
+        """Every process validates with the batch statistics of the first: they differ where BatchNorm is not synchronised."""
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            for buffer in self.student.buffers():
+                dist.broadcast(buffer, src=0)
+
+    def validation_step(self, batch: Sample, _: int) -> None:
+        self.confusion.update(predict_labels(self.student, batch["image"], self.protocol), batch["mask"])
+
+    def on_validation_epoch_end(self) -> None:
+        unseen = self.student.vocabulary.unseen_indices
+        result = scores(self.confusion.compute(), unseen)
+        self.confusion.reset()
+        values = {"miou": result.miou, "pixel_accuracy": result.pixel_accuracy}
+        if unseen:
+            values |= {"seen": result.seen, "unseen": result.unseen, "harmonic": result.harmonic}
+        self.log_dict({f"val/{name}": 100 * value for name, value in values.items()}, sync_dist=False, rank_zero_only=False)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        h = self.hparams
+        parameters = self.student.parameters()
+        optimizer: torch.optim.Optimizer
+        if h["optimizer"] == "sgd":
+            optimizer = torch.optim.SGD(parameters, h["lr"], momentum=h["momentum"], weight_decay=h["weight_decay"])
+        else:
+            optimizer = torch.optim.AdamW(parameters, h["lr"], weight_decay=h["weight_decay"])
+        steps, floor = self.trainer.max_steps, h["min_lr"] / h["lr"]
+        if steps < 1:
+            raise InputError("trainer.max_steps must say how long to train: the learning rate and the phases depend on it")
+
+        def factor(step: int) -> float:
+            return (1 - floor) * (1 - min(step, steps) / steps) ** h["power"] + floor
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

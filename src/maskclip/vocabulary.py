@@ -1,0 +1,73 @@
+"""The words of a segmentation: class names, what the text tower reads for each, colours, and which are unseen."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from maskclip.errors import InputError
+
+Palette = tuple[tuple[int, int, int], ...]
+
+
+def _default_palette(count: int) -> Palette:
+    """Colours far apart in hue for a list of classes that has none of its own (golden-angle steps)."""
+    colours = (colorsys.hsv_to_rgb((0.1 + 0.618034 * i) % 1, (0.75, 0.5, 0.9)[i % 3], (0.9, 0.95, 0.65)[i % 3]) for i in range(count))
+    return tuple((round(255 * r), round(255 * g), round(255 * b)) for r, g, b in colours)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Class names in index order and what belongs to each.
+
+    `prompts` maps a class name to the words that are put into the sentences where they differ from the name (several
+    are synonyms). `unseen` names the classes without labels in the zero-shot setting. With `background`, class 0 is
+    the background: it has no words, and only a student can learn it. Raises `InputError` if anything does not fit.
+    """
+
+    names: Sequence[str]
+    prompts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    palette: Sequence[Sequence[int]] | None = None
+    unseen: Sequence[str] = ()
+    background: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.names, str) or not self.names:
+            raise InputError("no class names: give a list of words, such as classes.names=[cat,grass,sky]")
+        if blank := [i for i, name in enumerate(self.names) if not str(name).strip()]:
+            raise InputError(f"class names {blank} are empty (counted from 0)")
+        if len(self.names) >= 255:
+            raise InputError(f"{len(self.names)} class names: an 8-bit mask holds at most 254 besides the ignore index 255")
+        repeated = sorted({name for name in self.names if list(self.names).count(name) > 1})
+        if repeated:
+            raise InputError(f"class names given more than once: {', '.join(repeated)}")
+        for key, mentioned in (("prompts", self.prompts), ("unseen", self.unseen)):
+            if strangers := [name for name in mentioned if name not in self.names]:
+                raise InputError(f"classes.{key} mentions {', '.join(strangers)}, not among the class names: {', '.join(self.names)}")
+        if self.palette is not None and len(self.palette) != len(self.names):
+            raise InputError(f"the palette has {len(self.palette)} colours for {len(self.names)} classes")
+
+    @classmethod
+    def of(cls, classes: Vocabulary | Sequence[str]) -> Vocabulary:
+        """A vocabulary from a plain list of words, or the vocabulary itself."""
+        return classes if isinstance(classes, Vocabulary) else cls(classes)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def words(self) -> list[list[str]]:
+        """What the text tower reads for each class that has words (all but the background)."""
+        return [list(self.prompts.get(name, [name])) for name in self.names[int(self.background) :]]
+
+    @property
+    def unseen_indices(self) -> list[int]:
+        return [list(self.names).index(name) for name in self.unseen]
+
+    @property
+    def colours(self) -> Palette:
+        """One RGB colour (0..255) for each class."""
+        if self.palette is None:
+            return _default_palette(len(self.names))
+        return tuple((int(r), int(g), int(b)) for r, g, b in self.palette)

@@ -1,0 +1,20 @@
+"""Train MaskCLIP+: a segmentation network on CLIP's free labels, then on its own.
+
+    python src/train.py experiment=textures_annotation_free
+    python src/train.py experiment=context_zero_shot trainer.devices=4
+"""
+
+import hydra
+from omegaconf import DictConfig
+
+from maskclip.run import program, train
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="train")
+@program
+def main(cfg: DictConfig) -> float:
+    return train(cfg)
+
+
+if __name__ == "__main__":
+    main()
