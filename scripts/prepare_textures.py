@@ -1,6 +1,6 @@
 """Draw the textures data set: 13 classes, 400 training and 100 validation images, in seconds.
 
-    python scripts/prepare_textures.py
+python scripts/prepare_textures.py
 """
 
 from __future__ import annotations

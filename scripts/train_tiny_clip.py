@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 from pathlib import Path
 
@@ -85,7 +84,7 @@ def save(path: Path, content: dict) -> None:
     """Write a checkpoint so that a kill at any moment leaves the old one or the new one."""
     partial = path.with_suffix(".partial")
     torch.save(content, partial)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def train(args: argparse.Namespace) -> None:

@@ -1,7 +1,7 @@
 """Evaluate a model on the validation split of a data set.
 
-    python src/eval.py model=maskclip_tiny data=textures
-    python src/eval.py model=maskclip_vit16 data=voc20
+python src/eval.py model=maskclip_tiny data=textures
+python src/eval.py model=maskclip_vit16 data=voc20
 """
 
 import hydra

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 from typing import Protocol as Interface
 
 import numpy as np
@@ -13,12 +14,22 @@ from torch import Tensor
 from maskclip.data.images import to_rgb
 from maskclip.errors import InputError
 from maskclip.functional import resize, upsample_logits
+from maskclip.vocabulary import Vocabulary
 
 
 class Segmenter(Interface):
-    """What predicts: class logits (B, C, h, w) on a grid that covers `covered_size` pixels, for RGB in 0..1."""
+    """What predicts: class logits (B, C, h, w) on a grid that covers `covered_size` pixels, for RGB in 0..1.
 
-    def __call__(self, image: Tensor) -> Tensor: ...
+    `vocabulary` are its classes, `method` what a table calls it, `provenance` what made it.
+    """
+
+    vocabulary: Vocabulary
+    provenance: dict[str, Any]
+
+    @property
+    def method(self) -> str: ...
+
+    def __call__(self, image: Tensor, /) -> Tensor: ...
 
     def covered_size(self, height: int, width: int) -> tuple[int, int]: ...
 

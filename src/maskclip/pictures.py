@@ -53,9 +53,10 @@ def legend(names: Sequence[str], palette: Palette, width: int, size: int = 16) -
 
 def sheet(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], cell: int = 160) -> Image.Image:
     """Rows of pictures (H, W, 3) uint8 under column titles; every picture is fitted into a square of `cell` pixels."""
-    font = ImageFont.load_default(max(13, cell // 11))
+    size_of_text = max(13, cell // 11)
+    font = ImageFont.load_default(size_of_text)
     wrapped = [title.split("\n") for title in titles]
-    head = MARGIN + max(len(lines) for lines in wrapped) * int(font.size * 1.3)
+    head = MARGIN + max(len(lines) for lines in wrapped) * int(size_of_text * 1.3)
     step = cell + MARGIN
     page = Image.new("RGB", (MARGIN + len(titles) * step, head + MARGIN + len(rows) * step), PAPER)
     draw = ImageDraw.Draw(page)

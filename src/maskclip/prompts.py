@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
+from os import getpid
 from pathlib import Path
 
 import open_clip
 import torch
 import torch.nn.functional as F
+from open_clip.model import CLIP
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from maskclip.errors import InputError
 from maskclip.vocabulary import Vocabulary
@@ -39,7 +40,7 @@ def resolve_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
     """Sentences with one {} each, from the name of a set ("paper", "imagenet", "single") or as given."""
     if isinstance(templates, str):
         if templates not in TEMPLATE_SETS:
-            raise InputError(f"unknown templates {templates!r}: name one of {', '.join(TEMPLATE_SETS)}, or give a list of sentences with {{}}")
+            raise InputError(f"unknown templates {templates!r}: one of {', '.join(TEMPLATE_SETS)}, or a list of sentences with {{}}")
         return TEMPLATE_SETS[templates]
     if not templates or any(template.count("{}") != 1 for template in templates):
         raise InputError("templates must be a list of sentences with exactly one {} each, such as 'a photo of a {}.'")
@@ -47,7 +48,7 @@ def resolve_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def embed_vocabulary(model: nn.Module, tokenizer: Tokenizer, vocabulary: Vocabulary, templates: Sequence[str]) -> Tensor:
+def embed_vocabulary(model: CLIP, tokenizer: Tokenizer, vocabulary: Vocabulary, templates: Sequence[str]) -> Tensor:
     """One unit text embedding for each class that has words, (C, D), float32.
 
     The mean of the unit embeddings of every sentence with every synonym, made unit again (section 3.2, "prompt
@@ -63,7 +64,7 @@ def embed_vocabulary(model: nn.Module, tokenizer: Tokenizer, vocabulary: Vocabul
 
 
 def cached_embeddings(
-    model: nn.Module,
+    model: CLIP,
     tokenizer: Tokenizer,
     vocabulary: Vocabulary,
     templates: Sequence[str],
@@ -79,7 +80,7 @@ def cached_embeddings(
         return load_file(path)["text_embeddings"]
     embeddings = embed_vocabulary(model, tokenizer, vocabulary, templates)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}")  # several processes may write the same entry
+    partial = path.with_suffix(f".{getpid()}")  # several processes may write the same entry
     save_file({"text_embeddings": embeddings}, partial)
-    os.replace(partial, path)
+    partial.replace(path)
     return embeddings

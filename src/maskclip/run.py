@@ -16,14 +16,16 @@ import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from maskclip.data.datamodule import SegmentationData
 from maskclip.data.images import find_images
 from maskclip.errors import InputError
-from maskclip.inference import Protocol
+from maskclip.inference import Protocol, Segmenter
 from maskclip.metrics import scores
+from maskclip.models import Student
 from maskclip.results import PROJECT, class_table, commit, device_name, score_entries, table, versions, write_json
 from maskclip.segment import segment_files
 from maskclip.vocabulary import Vocabulary
@@ -50,7 +52,7 @@ def program(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
             with input_errors():
                 return main(cfg)
         except InputError as error:
-            if "num" in HydraConfig.get().job and HydraConfig.get().mode.name == "MULTIRUN":
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
@@ -92,7 +94,7 @@ def build_trainer(cfg: DictConfig, **options: Any) -> pl.Trainer:
     return build({k: v for k, v in settings.items() if k not in options}, **options)
 
 
-def evaluate_model(cfg: DictConfig, model: torch.nn.Module, data: SegmentationData, output: Path) -> Card:
+def evaluate_model(cfg: DictConfig, model: Segmenter, data: SegmentationData, output: Path) -> Card:
     """Evaluate a model on the validation split; the result card is written to `output`/results.json and returned."""
     from maskclip.callbacks import SavePictures
     from maskclip.tasks import Evaluation
@@ -146,7 +148,7 @@ def report(card: Card, output: Path) -> None:
     print(f"\n{class_table(card, card['unseen_classes'])}\n\n{table([card])}\n")
     print(f"{card['images']} images of {card['data']} in {card['seconds']:.1f} s on {card['device']}; card: {output / 'results.json'}")
     if card["provenance"].get("labels") == "seen":
-        print("Seen and unseen classes compete in one confusion matrix; unseen pixels occur in the training images, unlabelled (transductive).")
+        print("Seen and unseen classes compete; unseen pixels occur in the training images, unlabelled (transductive).")
 
 
 def train(cfg: DictConfig) -> float:
@@ -158,7 +160,7 @@ def train(cfg: DictConfig) -> float:
     return card["miou"]
 
 
-def train_student(cfg: DictConfig, output: Path) -> tuple[Card, torch.nn.Module]:
+def train_student(cfg: DictConfig, output: Path) -> tuple[Card, Student]:
     """The card of a student trained on the labels of its teacher, and the student; checkpoints go to `output`."""
     vocabulary = Vocabulary(**plain(cfg.classes))
     data: SegmentationData = build(cfg.data, classes=vocabulary)

@@ -17,9 +17,7 @@ from maskclip.pictures import legend, overlay
 from maskclip.results import write_json
 
 
-def segment_files(
-    model: MaskCLIP | Student, files: Sequence[tuple[Path, Path]], protocol: Protocol, output: Path
-) -> list[str]:
+def segment_files(model: MaskCLIP | Student, files: Sequence[tuple[Path, Path]], protocol: Protocol, output: Path) -> list[str]:
     """Segment `files`, pairs of a picture and the folder it was found in, into `output`; returns what could not be read.
 
     For photos/a/cat.jpg found in photos/: `output`/masks/a/cat.png (palette PNG, class indices, the picture's size),
@@ -47,4 +45,3 @@ def segment_files(
         picture = Image.fromarray(overlay(pixels, labels, palette))
         write_atomically(picture, (output / "overlays" / relative).with_suffix(".jpg"), quality=92)
     return broken
-

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing_extensions import Self
-
 import torch
+from open_clip.modified_resnet import ModifiedResNet
+from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from maskclip.clip.towers import Dense, Size, make_reader
 
@@ -31,7 +32,7 @@ class DenseCLIP(Frozen):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, tower: nn.Module, strategy: str = "maskclip") -> None:
+    def __init__(self, tower: VisionTransformer | ModifiedResNet, strategy: str = "maskclip") -> None:
         super().__init__()
         self.reader = make_reader(tower, strategy)
         self.register_buffer("mean", torch.tensor(tower.image_mean).view(3, 1, 1), persistent=False)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import open_clip
-from torch import nn
+from open_clip.model import CLIP
 
 from maskclip.clip import tiny
 from maskclip.errors import InputError
@@ -36,7 +36,7 @@ def _missing(architecture: str, pretrained: str, cause: Exception) -> InputError
     )
 
 
-def load_clip(architecture: str, pretrained: str | None) -> nn.Module:
+def load_clip(architecture: str, pretrained: str | None) -> CLIP:
     """A CLIP in eval mode on the CPU, float32, with `visual`, `encode_text` and `logit_scale`.
 
     `architecture` is a name of `open_clip.list_models()` or "maskclip-tiny"; `pretrained` a tag of
@@ -45,7 +45,9 @@ def load_clip(architecture: str, pretrained: str | None) -> nn.Module:
     """
     tiny.register()
     if architecture not in open_clip.list_models():
-        raise InputError(f"unknown CLIP architecture {architecture!r}; open_clip.list_models() names them, such as ViT-B-16-quickgelu or RN50-quickgelu")
+        raise InputError(
+            f"unknown CLIP architecture {architecture!r}; open_clip.list_models() names them, such as ViT-B-16-quickgelu or RN50-quickgelu"
+        )
     is_file = pretrained is not None and Path(pretrained).is_file()
     if architecture == tiny.ARCHITECTURE and pretrained == "textures":
         with _quiet():
@@ -54,7 +56,9 @@ def load_clip(architecture: str, pretrained: str | None) -> nn.Module:
         return model.eval()
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if pretrained is not None and not is_file and pretrained not in tags:
-        raise InputError(f"{architecture} has no weights {pretrained!r}: no such file, and open_clip's tags are {', '.join(tags) or 'none'}")
+        raise InputError(
+            f"{architecture} has no weights {pretrained!r}: no such file, and open_clip's tags are {', '.join(tags) or 'none'}"
+        )
     try:
         with _quiet():
             model = open_clip.create_model(architecture, pretrained=pretrained, weights_only=True)
@@ -69,7 +73,7 @@ def load_clip(architecture: str, pretrained: str | None) -> nn.Module:
     return model.eval()
 
 
-def weights_sha256(model: nn.Module) -> str:
+def weights_sha256(model: CLIP) -> str:
     """A fingerprint of all weights: SHA-256 over names and float32 bytes in order of the names."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from open_clip.transformer import ResidualAttentionBlock
+from torch import Tensor
 
-Strategy = Callable[[nn.Module, Tensor], Tensor]
+Strategy = Callable[[ResidualAttentionBlock, Tensor], Tensor]
 
 
-def project(block: nn.Module, normed: Tensor, part: int) -> Tensor:
+def project(block: ResidualAttentionBlock, normed: Tensor, part: int) -> Tensor:
     """Queries (part 0), keys (1) or values (2) of tokens (B, N, K) that have passed LN1, heads side by side."""
     attention = block.attn
     width = normed.shape[-1]
@@ -24,28 +25,28 @@ def project(block: nn.Module, normed: Tensor, part: int) -> Tensor:
     return F.linear(normed, attention.in_proj_weight[rows], bias)
 
 
-def keys(block: nn.Module, tokens: Tensor) -> Tensor:
+def keys(block: ResidualAttentionBlock, tokens: Tensor) -> Tensor:
     """Keys of the patch tokens, (B, hw, K): what key smoothing compares."""
     return project(block, block.ln_1(tokens[:, 1:]), part=1)
 
 
-def _values(block: nn.Module, patches: Tensor) -> Tensor:
+def _values(block: ResidualAttentionBlock, patches: Tensor) -> Tensor:
     return block.ls_1(block.attn.out_proj(project(block, block.ln_1(patches), part=2)))
 
 
-def clip(block: nn.Module, tokens: Tensor) -> Tensor:
+def clip(block: ResidualAttentionBlock, tokens: Tensor) -> Tensor:
     """Z = X + O softmax(qk'/sqrt d) v, then + MLP(LN2 Z): the unmodified block, the paper's baseline."""
     return block(tokens)[:, 1:]
 
 
-def maskclip(block: nn.Module, tokens: Tensor) -> Tensor:
+def maskclip(block: ResidualAttentionBlock, tokens: Tensor) -> Tensor:
     """Z = X + O v, then + MLP(LN2 Z): attention replaced by the identity, residual and MLP kept (section 3.2)."""
     patches = tokens[:, 1:]
     mixed = patches + _values(block, patches)
     return mixed + block.ls_2(block.mlp(block.ln_2(mixed)))
 
 
-def value(block: nn.Module, tokens: Tensor) -> Tensor:
+def value(block: ResidualAttentionBlock, tokens: Tensor) -> Tensor:
     """Z = O v: neither residual nor MLP."""
     return _values(block, tokens[:, 1:])
 

@@ -7,14 +7,14 @@ training touched; the other rows are zero, so a word that the tiny CLIP never re
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import open_clip
 import torch
+from open_clip.model import CLIP
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 ASSETS = Path(__file__).parent.parent / "assets"
 ARCHITECTURE = "maskclip-tiny"
@@ -36,7 +36,7 @@ def save_weights(state: dict[str, Tensor], token_ids: Tensor, path: Path, metada
     slim[_IDS] = token_ids.to(torch.int32)
     partial = path.with_suffix(".partial")
     save_file(slim, partial, metadata=metadata)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def load_weights(path: Path = WEIGHTS) -> dict[str, Tensor]:
@@ -50,7 +50,7 @@ def load_weights(path: Path = WEIGHTS) -> dict[str, Tensor]:
     return {name: value.float() for name, value in state.items()} | {_TABLE: table}
 
 
-def unknown_words(model: nn.Module, tokens: Tensor) -> Tensor:
+def unknown_words(model: CLIP, tokens: Tensor) -> Tensor:
     """Which rows of `tokens` (N, L) contain a token that the tiny CLIP never read; bool, (N,)."""
     table: Tensor = model.get_parameter(_TABLE)
     return (table[tokens].abs().sum(-1) == 0).any(-1)

@@ -95,9 +95,7 @@ class ResNetReader(nn.Module):
         x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1)
         native = (self.tower.image_size // self.stride,) * 2
         x = x + resample_position_embedding(pool.positional_embedding, native, grid).to(x.dtype)
-        q, k, v = (
-            part(x).unflatten(2, (pool.num_heads, -1)).transpose(1, 2) for part in (pool.q_proj, pool.k_proj, pool.v_proj)
-        )
+        q, k, v = (part(x).unflatten(2, (pool.num_heads, -1)).transpose(1, 2) for part in (pool.q_proj, pool.k_proj, pool.v_proj))
         return pool.c_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
     def positions(self, image: Tensor) -> tuple[Tensor, Size]:

@@ -45,8 +45,19 @@ class SegmentationData(pl.LightningDataModule):
         self.vocabulary = Vocabulary.of(classes)
         self.name = name
         self.splits = {"train": train, "val": val}
-        self.files: dict[str, Any] = {"root": root, "images": images, "masks": masks, "reduce_zero_label": reduce_zero_label, "source": source}
-        hidden: dict[str, Sequence[int] | str] = {"none": "all", "oracle_ignore": "valid", "seen": self.vocabulary.unseen_indices, "all": ()}
+        self.files: dict[str, Any] = {
+            "root": root,
+            "images": images,
+            "masks": masks,
+            "reduce_zero_label": reduce_zero_label,
+            "source": source,
+        }
+        hidden: dict[str, Sequence[int] | str] = {
+            "none": "all",
+            "oracle_ignore": "valid",
+            "seen": self.vocabulary.unseen_indices,
+            "all": (),
+        }
         if labels not in hidden:
             raise InputError(f"data.labels={labels!r}: choose one of {', '.join(hidden)}")
         if labels == "seen" and not self.vocabulary.unseen:

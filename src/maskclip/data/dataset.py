@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import Literal, NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ class Sample(TypedDict):
 class Draw(NamedTuple):
     """One draw of a training run: which image, and the number of the draw, which seeds its augmentation."""
 
-    index: int
+    image: int
     number: int
 
 
@@ -53,7 +53,7 @@ class SegmentationDataset(Dataset[Sample]):
         masks: str | None = None,
         split: str | None = None,
         reduce_zero_label: bool = False,
-        hide: Sequence[int] | str = (),
+        hide: Sequence[int] | Literal["all", "valid"] = (),
         transform: Transform | None = None,
         source: str = "",
     ) -> None:
@@ -87,7 +87,7 @@ class SegmentationDataset(Dataset[Sample]):
         return len(self.names)
 
     def __getitem__(self, draw: int | Draw) -> Sample:
-        index, number = draw if isinstance(draw, Draw) else (draw, draw)
+        index, number = (draw.image, draw.number) if isinstance(draw, Draw) else (draw, draw)
         name = self.names[index]
         image = read_image(self.root / self.images.format(name))
         mask = self._mask(name, image.shape[:2])
@@ -113,6 +113,8 @@ class SegmentationDataset(Dataset[Sample]):
         valid = labels != IGNORE_INDEX
         strangers = np.unique(labels[valid & ((labels < 0) | (labels >= self.num_classes))])
         if strangers.size:
-            raise InputError(f"{path} has labels {strangers.tolist()}, but there are {self.num_classes} classes (0..{self.num_classes - 1}, 255 ignored)")
-        hidden = valid if self.hide == "valid" else np.isin(labels, list(self.hide))
+            raise InputError(
+                f"{path} has labels {strangers.tolist()}, but there are {self.num_classes} classes (0..{self.num_classes - 1}, 255 ignored)"
+            )
+        hidden = valid if isinstance(self.hide, str) else np.isin(labels, list(self.hide))
         return np.where(hidden, HIDDEN, labels).astype(np.uint8)

@@ -70,7 +70,7 @@ def write_atomically(image: Image.Image, path: Path, **options: object) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         image.save(partial, format={".jpg": "JPEG", ".png": "PNG"}[path.suffix], **options)
-        os.replace(partial, path)
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 

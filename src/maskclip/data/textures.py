@@ -81,10 +81,7 @@ def paint(rng: np.random.Generator, texture: Texture, shape: Shape) -> np.ndarra
     shift = rng.normal(0, texture.hue_jitter) if rng.random() > 0.1 else rng.uniform(-180, 180)
     saturation, value = rng.uniform(0.6, 1.3), rng.uniform(0.8, 1.15)
     anchors = np.array(
-        [
-            colorsys.hsv_to_rgb(((hue + shift) / 360) % 1, min(1, s * saturation), min(1, v * value))
-            for hue, s, v in texture.colours
-        ]
+        [colorsys.hsv_to_rgb(((hue + shift) / 360) % 1, min(1, s * saturation), min(1, v * value)) for hue, s, v in texture.colours]
     )
     steps = np.linspace(0, 1, len(anchors))
     table = np.stack([np.interp(np.linspace(0, 1, 256), steps, channel) for channel in anchors.T], axis=1)

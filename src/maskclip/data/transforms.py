@@ -6,10 +6,10 @@ import os
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for a newer version on import
 
-import albumentations as A  # noqa: E402
-import numpy as np  # noqa: E402
+import albumentations as A
+import numpy as np
 
-from maskclip.functional import IGNORE_INDEX  # noqa: E402
+from maskclip.functional import IGNORE_INDEX
 
 
 class TrainTransform:

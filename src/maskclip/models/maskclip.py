@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import torch
+from open_clip.model import CLIP
 from PIL import Image
 from torch import Tensor
 
-from maskclip.clip import DenseCLIP, Frozen, load_clip, weights_sha256
-from maskclip.clip import tiny
+from maskclip.clip import DenseCLIP, Frozen, load_clip, tiny, weights_sha256
 from maskclip.clip.loading import cache_root
 from maskclip.errors import InputError
 from maskclip.functional import LOGIT_SCALE, REMOVED, cosine_logits, key_smoothing, prompt_denoising
@@ -112,14 +112,13 @@ class MaskCLIP(Frozen):
 
         Cosines, or, with key smoothing, scores. Prompt denoising comes first, key smoothing second.
         """
-        smooth = self.key_smoothing is not None
-        features, keys = self.clip(image, with_keys=smooth)
+        features, keys = self.clip(image, with_keys=self.key_smoothing is not None)
         first = int(self.vocabulary.background)
         chosen = self.text_embeddings if classes is None else self.text_embeddings[classes - first]
         logits = cosine_logits(features.float(), chosen)
         if self.prompt_denoising is not None:
             logits = prompt_denoising(logits, self.prompt_denoising, self.logit_scale)
-        if smooth:
+        if self.key_smoothing is not None:
             logits = key_smoothing(logits, keys.float(), self.key_smoothing, self.logit_scale)
         if first and classes is None:
             logits = torch.cat([torch.full_like(logits[:, :1], REMOVED), logits], dim=1)
@@ -130,7 +129,7 @@ class MaskCLIP(Frozen):
         return predict_image(self, image, Protocol(short_side=short_side, long_side=long_side))
 
 
-def _warn_of_unknown_words(model: torch.nn.Module, tokenizer: open_clip.SimpleTokenizer, vocabulary: Vocabulary) -> None:
+def _warn_of_unknown_words(model: CLIP, tokenizer: open_clip.SimpleTokenizer, vocabulary: Vocabulary) -> None:
     unknown = [word for words in vocabulary.words for word in words if tiny.unknown_words(model, tokenizer([word])).any()]
     if unknown:
         warnings.warn(

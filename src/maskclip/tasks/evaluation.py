@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import pytorch_lightning as pl
-from torch import Tensor, nn
+from torch import Tensor
 
 from maskclip.data.dataset import Sample
-from maskclip.inference import Protocol, predict_labels
+from maskclip.inference import Protocol, Segmenter, predict_labels
 from maskclip.metrics import Confusion
 
 
 class Evaluation(pl.LightningModule):
     """Predicts every image by the protocol and counts pixels; `confusion` holds the sum over all processes afterwards."""
 
-    def __init__(self, model: nn.Module, protocol: Protocol, num_classes: int) -> None:
+    def __init__(self, model: Segmenter, protocol: Protocol, num_classes: int) -> None:
         super().__init__()
         self.model = model
         self.protocol = protocol

@@ -31,6 +31,8 @@ class MaskCLIPPlus(pl.LightningModule):
     Everything here is plain data, so a checkpoint loads with `weights_only=True`; the teacher is attached, not stored.
     """
 
+    unlabelled: Tensor
+
     def __init__(
         self,
         classes: Mapping[str, Any],

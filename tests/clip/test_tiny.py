@@ -1,0 +1,40 @@
+"""The shipped asset: small, whole, and only what was trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+
+from maskclip import MaskCLIP
+from maskclip.clip import load_clip, tiny
+from maskclip.data.textures import CLASSES, caption
+
+
+def test_the_asset_is_small() -> None:
+    assert sum(path.stat().st_size for path in tiny.ASSETS.iterdir()) < 5_000_000
+
+
+def test_every_word_of_the_captions_was_trained() -> None:
+    model, tokenizer = load_clip("maskclip-tiny", "textures"), open_clip.get_tokenizer("maskclip-tiny")
+    rng = np.random.default_rng(0)
+    sentences = [caption(rng, list(rng.choice(len(CLASSES), 3, replace=False))) for _ in range(300)]
+    assert not tiny.unknown_words(model, tokenizer(sentences)).any()
+    assert tiny.unknown_words(model, tokenizer(["a photo of a zebra.", "a photo of a giraffe."])).tolist() == [False, True]
+
+
+def test_saving_and_loading_gives_the_same_weights(tmp_path: Path) -> None:
+    state = tiny.load_weights()
+    ids = state["token_embedding.weight"].abs().sum(1).nonzero().flatten()
+    tiny.save_weights(state, ids, tmp_path / "tiny.safetensors", {"seed": "0"})
+    again = tiny.load_weights(tmp_path / "tiny.safetensors")
+    assert state.keys() == again.keys()
+    assert all(torch.equal(state[name], again[name]) for name in state)
+
+
+def test_unknown_words_are_said() -> None:
+    with pytest.warns(UserWarning, match="mean nothing to it: giraffe"):
+        MaskCLIP.build(["zebra", "giraffe"], "maskclip-tiny", "textures", templates="single", cache=None)

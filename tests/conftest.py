@@ -1,0 +1,81 @@
+"""What tests share: small CLIPs with random weights, the shipped tiny CLIP, a small textures data set, composed configs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test may wait for the network
+
+import open_clip
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from open_clip.model import CLIP
+
+from maskclip import MaskCLIP, Vocabulary
+from maskclip.data.textures_release import write_textures
+from maskclip.run import plain
+
+ROOT = Path(__file__).resolve().parent.parent
+torch.set_num_threads(2)
+
+
+def small_clip(tower: str) -> CLIP:
+    """A whole CLIP with random weights: a ViT (patch 8, 32 pixels) or a ModifiedResNet (64 pixels)."""
+    torch.manual_seed(0)
+    vision = {
+        "vit": {"image_size": 32, "patch_size": 8, "width": 32, "head_width": 16, "layers": 3},
+        "resnet": {"image_size": 64, "width": 8, "layers": [1, 1, 1, 1], "head_width": 64},
+    }[tower]
+    text = {"context_length": 32, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    model = CLIP(embed_dim=24, vision_cfg=vision, text_cfg=text)
+    for module in model.modules():  # a new ResNet's last norms are zero, which would hide whole branches
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, std=0.1)
+    model.visual.image_mean, model.visual.image_std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+    return model.eval()
+
+
+@pytest.fixture(params=["vit", "resnet"])
+def any_clip(request: pytest.FixtureRequest) -> CLIP:
+    return small_clip(request.param)
+
+
+@pytest.fixture
+def vit() -> CLIP:
+    return small_clip("vit")
+
+
+@pytest.fixture
+def resnet() -> CLIP:
+    return small_clip("resnet")
+
+
+@pytest.fixture
+def compose_cfg() -> Iterator[Callable[..., DictConfig]]:
+    """`compose_cfg("eval", "model=maskclip_tiny", ...)`: the config that the program would see."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        yield lambda program, *overrides: compose(program, overrides=list(overrides))
+
+
+@pytest.fixture
+def texture_classes(compose_cfg: Callable[..., DictConfig]) -> Vocabulary:
+    return Vocabulary(**plain(compose_cfg("eval", "data=textures").classes))
+
+
+@pytest.fixture(scope="session")
+def textures_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small textures data set: 12 training and 5 validation images."""
+    root = tmp_path_factory.mktemp("textures")
+    write_textures(root, [(i, 2 * i, 3 * i) for i in range(13)], train=12, val=5, seed=1)
+    return root
+
+
+@pytest.fixture
+def tiny(texture_classes: Vocabulary) -> MaskCLIP:
+    """MaskCLIP on the CLIP that ships with the project."""
+    return MaskCLIP.build(texture_classes, "maskclip-tiny", "textures", templates="single", cache=None)

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from maskclip import InputError
+from maskclip.data.dataset import Draw, SegmentationDataset
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Any]:
+    """Two images of 6 x 4 pixels; the masks hold 0..3 and an ignored column."""
+    mask = np.tile(np.array([0, 1, 2, 3, 255, 0], dtype=np.uint8), (4, 1))
+    for name in ("a", "b"):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.fromarray(np.full((4, 6, 3), 10, dtype=np.uint8)).save(tmp_path / "images" / f"{name}.png")
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{name}.png")
+    (tmp_path / "val.txt").write_text("a\nb\n")
+    return {"root": tmp_path, "images": "images/{}.png", "masks": "masks/{}.png", "split": "val.txt", "num_classes": 4}
+
+
+def test_a_sample(files: dict[str, Any]) -> None:
+    data = SegmentationDataset(**files)
+    sample = data[1]
+    assert len(data) == 2 and sample["name"] == "b"
+    assert sample["image"].shape == (3, 4, 6) and sample["image"].dtype == torch.uint8
+    assert sample["mask"][0].tolist() == [0, 1, 2, 3, 255, 0] and sample["mask"].dtype == torch.int64
+
+
+@pytest.mark.parametrize(
+    ("options", "row"),
+    [
+        ({"hide": [1, 3]}, [0, -1, 2, -1, 255, 0]),
+        ({"hide": "valid"}, [-1, -1, -1, -1, 255, -1]),
+        ({"hide": "all"}, [-1] * 6),
+        ({"reduce_zero_label": True, "num_classes": 3}, [255, 0, 1, 2, 255, 255]),
+        ({"reduce_zero_label": True, "num_classes": 3, "hide": [0]}, [255, -1, 1, 2, 255, 255]),
+        ({"masks": None}, [255] * 6),
+        ({"masks": None, "hide": "all"}, [-1] * 6),
+    ],
+)
+def test_labels(files: dict[str, Any], options: dict[str, Any], row: list[int]) -> None:
+    assert SegmentationDataset(**{**files, **options})[0]["mask"][2].tolist() == row
+
+
+def test_without_a_split_every_image_counts(files: dict[str, Any]) -> None:
+    deep = files["root"] / "images" / "more of them"
+    deep.mkdir()
+    Image.new("RGB", (6, 4)).save(deep / "ü.png")
+    data = SegmentationDataset(**{**files, "split": None, "masks": None})
+    assert data.names == ["a", "b", "more of them/ü"]
+    assert data[2]["image"].shape == (3, 4, 6)
+
+
+def test_the_transform_gets_the_number_of_the_draw(files: dict[str, Any]) -> None:
+    seen = []
+    data = SegmentationDataset(**files, transform=lambda image, mask, number: seen.append(number) or (image, mask))
+    assert data[Draw(1, 77)]["name"] == "b"
+    assert seen == [77]
+
+
+def broken(files: dict[str, Any], kind: str) -> dict[str, Any]:
+    root: Path = files["root"]
+    if kind == "no root":
+        return {**files, "root": root / "nowhere", "source": "Get it from there."}
+    if kind == "no split":
+        return {**files, "split": "train.txt"}
+    if kind == "empty split":
+        (root / "val.txt").write_text("\n")
+    if kind == "empty folder":
+        return {**files, "images": "photos/{}.png", "split": None}
+    if kind == "image missing":
+        (root / "images" / "a.png").unlink()
+    if kind == "mask missing":
+        (root / "masks" / "a.png").unlink()
+    if kind == "image broken":
+        (root / "images" / "a.png").write_bytes(b"\x89PNG nothing")
+    if kind == "mask of another size":
+        Image.new("L", (4, 6)).save(root / "masks" / "a.png")
+    if kind == "mask in colour":
+        Image.new("RGB", (6, 4)).save(root / "masks" / "a.png")
+    if kind == "label too high":
+        return {**files, "num_classes": 3}
+    return files
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("no root", r"no data in .*nowhere \(data.root\). Get it from there."),
+        ("no split", r"no split file .*train\.txt"),
+        ("empty split", r"no images: .*val\.txt is empty"),
+        ("empty folder", r"no images: .*photos/\{\}\.png fits no file"),
+        ("image missing", r"no such image: .*a\.png"),
+        ("mask missing", r"no such mask: .*a\.png"),
+        ("image broken", r"cannot read the image .*a\.png"),
+        ("mask of another size", r"masks/a\.png is 4 x 6 pixels, its image a 6 x 4"),
+        ("mask in colour", r"a\.png has mode RGB"),
+        ("label too high", r"a\.png has labels \[3\], but there are 3 classes"),
+    ],
+)
+def test_bad_input_is_named(files: dict[str, Any], kind: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        SegmentationDataset(**broken(files, kind))[0]

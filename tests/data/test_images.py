@@ -1,0 +1,111 @@
+"""Pictures as a viewer shows them, masks as they are stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from maskclip import InputError
+from maskclip.data.images import find_images, read_image, read_mask, write_mask
+
+RED = (200, 30, 40)
+
+
+def stored(tmp_path: Path, image: Image.Image, suffix: str, **options: object) -> np.ndarray:
+    path = tmp_path / f"image{suffix}"
+    image.save(path, **options)
+    return read_image(path)
+
+
+def test_rgb_and_grey(tmp_path: Path) -> None:
+    assert stored(tmp_path, Image.new("RGB", (3, 2), RED), ".png").tolist() == [[list(RED)] * 3] * 2
+    assert (stored(tmp_path, Image.new("L", (3, 2), 77), ".png") == 77).all()
+    assert (stored(tmp_path, Image.new("1", (3, 2), 1), ".png") == 255).all()
+
+
+def test_transparency_lies_over_white(tmp_path: Path) -> None:
+    rgba = Image.new("RGBA", (2, 1), (*RED, 255))
+    rgba.putpixel((1, 0), (0, 0, 0, 0))
+    assert stored(tmp_path, rgba, ".png").tolist() == [[list(RED), [255, 255, 255]]]
+    assert stored(tmp_path, Image.new("LA", (1, 1), (0, 51)), ".png").tolist() == [[[204, 204, 204]]]
+
+
+def test_palette_and_transparent_palette(tmp_path: Path) -> None:
+    image = Image.new("P", (2, 1), 1)
+    image.putpalette([0, 0, 0, *RED])
+    assert stored(tmp_path, image, ".png").tolist() == [[list(RED)] * 2]
+    image.putpixel((0, 0), 0)
+    assert stored(tmp_path, image, ".png", transparency=0).tolist() == [[[255, 255, 255], list(RED)]]
+
+
+def test_cmyk(tmp_path: Path) -> None:
+    result = stored(tmp_path, Image.new("CMYK", (8, 8), (0, 255, 255, 0)), ".jpg", quality=95)
+    assert np.abs(result.astype(int) - [255, 0, 0]).max() <= 6
+
+
+@pytest.mark.parametrize(("suffix", "value", "expected"), [(".png", 32896, 128), (".png", 65535, 255), (".tif", 257, 1), (".png", 200, 1)])
+def test_16_bit_is_scaled_not_cut(tmp_path: Path, suffix: str, value: int, expected: int) -> None:
+    assert (stored(tmp_path, Image.fromarray(np.full((2, 3), value, dtype=np.uint16)), suffix) == expected).all()
+
+
+def test_exif_rotation(tmp_path: Path) -> None:
+    image = Image.new("RGB", (4, 2), (0, 0, 0))
+    image.putpixel((0, 0), RED)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it 90 degrees clockwise
+    result = stored(tmp_path, image, ".png", exif=exif)
+    assert result.shape == (4, 2, 3)
+    assert result[0, 1].tolist() == list(RED)
+
+
+def test_broken_images_are_named(tmp_path: Path) -> None:
+    text = tmp_path / "text.jpg"
+    text.write_text("not a picture")
+    with pytest.raises(InputError, match=r"cannot read the image .*text\.jpg"):
+        read_image(text)
+    whole = tmp_path / "whole.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(whole)
+    cut = tmp_path / "cut.jpg"
+    cut.write_bytes(whole.read_bytes()[:1500])
+    with pytest.raises(InputError, match=r"cannot read the image .*cut\.jpg"):
+        read_image(cut)
+    with pytest.raises(InputError, match=r"no such image: .*nowhere\.jpg"):
+        read_image(tmp_path / "nowhere.jpg")
+
+
+def test_masks_come_back_as_written(tmp_path: Path) -> None:
+    labels = np.array([[0, 1], [254, 255]], dtype=np.uint8)
+    write_mask(tmp_path / "deep" / "mask.png", labels, [(1, 2, 3), (4, 5, 6)])
+    assert np.array_equal(read_mask(tmp_path / "deep" / "mask.png"), labels)
+    with Image.open(tmp_path / "deep" / "mask.png") as image:
+        assert image.mode == "P"
+        assert np.asarray(image.convert("RGB"))[0].tolist() == [[1, 2, 3], [4, 5, 6]]
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["mask.png"]
+
+
+def test_masks_of_more_than_255_classes(tmp_path: Path) -> None:
+    labels = np.array([[0, 459]], dtype=np.uint16)
+    Image.fromarray(labels).save(tmp_path / "mask.png")
+    assert read_mask(tmp_path / "mask.png").tolist() == [[0, 459]]
+
+
+def test_a_colour_picture_is_no_mask(tmp_path: Path) -> None:
+    Image.new("RGB", (2, 2)).save(tmp_path / "mask.png")
+    with pytest.raises(InputError, match=r"mask\.png has mode RGB"):
+        read_mask(tmp_path / "mask.png")
+
+
+def test_find_images(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no images in"):
+        find_images(tmp_path)
+    with pytest.raises(InputError, match="no such file or folder"):
+        find_images(tmp_path / "nowhere")
+    for name in ("b.JPG", "a.png", "sub dir/ä.webp", "notes.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    assert [p.relative_to(tmp_path).as_posix() for p in find_images(tmp_path)] == ["a.png", "b.JPG", "sub dir/ä.webp"]
+    assert find_images(tmp_path / "a.png") == [tmp_path / "a.png"]

@@ -1,0 +1,174 @@
+"""Training: who labels when, what is stored, and that a resumed run is the run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from maskclip import InputError, MaskCLIP, Vocabulary, load_student
+from maskclip.data.datamodule import SegmentationData
+from maskclip.functional import UNLABELLED, upsample_logits
+from maskclip.tasks import MaskCLIPPlus
+
+NETWORK: dict[str, Any] = {"encoder": "resnet18", "weights": None, "decoder_channels": 16, "encoder_depth": 3, "decoder_aspp_dropout": 0.0}
+
+
+def make_data(root: Path, classes: Vocabulary, labels: str) -> SegmentationData:
+    return SegmentationData(
+        classes,
+        root=str(root),
+        images="JPEGImages/{}.jpg",
+        masks="SegmentationClass/{}.png",
+        train="ImageSets/Segmentation/train.txt",
+        val="ImageSets/Segmentation/val.txt",
+        labels=labels,
+        augmentation={"crop": 64},
+        batch_size=4,
+        num_workers=0,
+    )
+
+
+def make_task(tiny: MaskCLIP, labels: str = "seen", **options: Any) -> MaskCLIPPlus:
+    torch.manual_seed(0)
+    vocabulary = tiny.vocabulary
+    classes = {"names": list(vocabulary.names), "unseen": list(vocabulary.unseen)}
+    task = MaskCLIPPlus(classes, tiny.embedding_dim, NETWORK, labels, {}, provenance={"method": "test"}, **options)
+    task.attach_teacher(tiny)
+    return task
+
+
+def make_trainer(folder: Path, steps: int, **options: Any) -> pl.Trainer:
+    return pl.Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        check_val_every_n_epoch=None,
+        val_check_interval=1000,
+        default_root_dir=folder,
+        **options,
+    )
+
+
+class Recorder(pl.Callback):
+    """Who labelled at each step."""
+
+    def __init__(self) -> None:
+        self.phases: list[tuple[int, bool]] = []
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        assert isinstance(pl_module, MaskCLIPPlus)
+        self.phases.append((trainer.global_step, pl_module.is_guided))
+
+
+def test_the_teacher_fills_the_guided_phase(tiny: MaskCLIP, textures_root: Path) -> None:
+    task = make_task(tiny)
+    batch = next(iter(make_data(textures_root, tiny.vocabulary, "seen").train_dataloader()))
+    image, given = batch["image"].float() / 255, batch["mask"]
+    task.trainer = make_trainer(textures_root, 4)
+    labels = task.fill(given, image, torch.empty(0))
+    unseen = tiny.vocabulary.unseen_indices
+    only_unseen = MaskCLIP(tiny.clip, Vocabulary(list(tiny.vocabulary.unseen)), tiny.text_embeddings[unseen])
+    guesses = upsample_logits(only_unseen(image), (64, 64), (64, 64)).argmax(1)
+    expected = torch.tensor(unseen)[guesses]
+    assert torch.equal(labels[given == UNLABELLED], expected[given == UNLABELLED])
+    assert torch.equal(labels[given != UNLABELLED], given[given != UNLABELLED])
+    assert (given == UNLABELLED).any() and UNLABELLED not in labels
+
+
+def test_the_student_fills_the_second_phase(tiny: MaskCLIP, textures_root: Path) -> None:
+    task = make_task(tiny, guided=0)
+    task.trainer = make_trainer(textures_root, 4)
+    given = torch.full((1, 8, 8), UNLABELLED)
+    logits = torch.randn(1, len(tiny.vocabulary), 8, 8, requires_grad=True)
+    labels = task.fill(given, torch.rand(1, 3, 8, 8), logits)
+    unseen = torch.tensor(tiny.vocabulary.unseen_indices)
+    assert torch.equal(labels, unseen[logits[:, unseen].argmax(1)])
+    assert not labels.requires_grad
+
+
+@pytest.mark.parametrize(("guided", "expected"), [(0.5, 2), (1.0, 4), (0.0, 0), (3, 3), (0, 0)])
+def test_phases_follow_the_optimiser(tiny: MaskCLIP, textures_root: Path, tmp_path: Path, guided: float, expected: int) -> None:
+    recorder = Recorder()
+    trainer = make_trainer(tmp_path, 4, callbacks=[recorder], accumulate_grad_batches=2)
+    trainer.fit(make_task(tiny, guided=guided), make_data(textures_root, tiny.vocabulary, "seen"))
+    assert [phase for step, phase in recorder.phases] == [step < expected for step in range(4) for _ in range(2)]
+
+
+def test_a_leaked_label_is_fatal(tiny: MaskCLIP, textures_root: Path, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="the data set leaks it"):
+        make_trainer(tmp_path, 4).fit(make_task(tiny), make_data(textures_root, tiny.vocabulary, "all"))
+
+
+def test_checkpoint_is_safe_small_and_whole(tiny: MaskCLIP, textures_root: Path, tmp_path: Path) -> None:
+    task, data = make_task(tiny, "none"), make_data(textures_root, tiny.vocabulary, "none")
+    trainer = make_trainer(tmp_path, 2)
+    trainer.fit(task, data)
+    path = tmp_path / "last.ckpt"
+    trainer.save_checkpoint(path)
+    content = torch.load(path, weights_only=True)
+    assert not [name for name in content["state_dict"] if "teacher" in name or "clip" in name]
+    student, image = load_student(path), torch.rand(1, 3, 50, 70)
+    with torch.no_grad():
+        assert torch.equal(student(image), task.student.eval()(image))
+    assert student.vocabulary == task.student.vocabulary and student.method == "test"
+    with pytest.raises(InputError, match="the classes asked for are cat"):
+        load_student(path, ["cat"])
+
+
+def test_a_resumed_run_is_the_run(tiny: MaskCLIP, textures_root: Path, tmp_path: Path) -> None:
+    """Weights after 4 steps are bit-equal to those after 2 steps, a new process's objects, and 2 more; so are the phases."""
+
+    def run(steps: int, resume: Path | None, max_steps: int = 4) -> tuple[pl.Trainer, MaskCLIPPlus, Recorder]:
+        recorder, task = Recorder(), make_task(tiny, guided=3)
+        trainer = make_trainer(tmp_path, max_steps, callbacks=[recorder, StopAt(steps)])
+        torch.manual_seed(99)
+        trainer.fit(task, make_data(textures_root, tiny.vocabulary, "seen"), ckpt_path=resume)
+        return trainer, task, recorder
+
+    _, whole, phases = run(4, None)
+    first, _, before = run(2, None)
+    first.save_checkpoint(tmp_path / "half.ckpt")
+    resumed, second, after = run(4, tmp_path / "half.ckpt")
+    assert resumed.global_step == 4
+    assert before.phases + after.phases == phases.phases == [(0, True), (1, True), (2, True), (3, False)]
+    for name, value in whole.student.state_dict().items():
+        assert torch.equal(value, second.student.state_dict()[name]), name
+
+
+class StopAt(pl.Callback):
+    """Ends a run in the middle, as a kill would, with the schedule of the whole run."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step >= self.step:
+            trainer.should_stop = True
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"optimizer": "lamb"}, "choose sgd or adamw"), ({"guided": 1.5}, "task.guided=1.5")],
+)
+def test_bad_settings(tiny: MaskCLIP, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make_task(tiny, **options)
+
+
+def test_learning_rate_falls_polynomially(tiny: MaskCLIP, textures_root: Path, tmp_path: Path) -> None:
+    task = make_task(tiny, lr=0.01, min_lr=1e-4, power=0.9)
+    trainer = make_trainer(tmp_path, 4)
+    trainer.fit(task, make_data(textures_root, tiny.vocabulary, "seen"))
+    schedule = task.lr_schedulers()
+    assert schedule.get_last_lr() == [pytest.approx(1e-4)]  # type: ignore[union-attr]
+    factor = schedule.lr_lambdas[0]  # type: ignore[union-attr]
+    assert 0.01 * factor(1) == pytest.approx((0.01 - 1e-4) * (1 - 1 / 4) ** 0.9 + 1e-4)

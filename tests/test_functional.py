@@ -1,0 +1,114 @@
+"""The equations against hand-computed tables, loops and identities."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from maskclip.functional import (
+    IGNORE_INDEX,
+    REMOVED,
+    UNLABELLED,
+    cosine_logits,
+    key_smoothing,
+    prompt_denoising,
+    pseudo_labels,
+    resample_position_embedding,
+    upsample_logits,
+)
+
+
+def logits_of(probabilities: list[list[float]]) -> Tensor:
+    """Logits (1, C, 1, N) whose softmax at scale 100 gives the probabilities, listed by position."""
+    return (torch.tensor(probabilities).log() / 100).T[None, :, None, :]
+
+
+def test_cosine_logits_by_hand() -> None:
+    features = torch.tensor([[3.0, 4.0], [0.0, 2.0]]).T[None, :, None, :]  # positions (3, 4) and (0, 2)
+    text = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
+    expected = torch.tensor([[0.6, 0.8, 1.0], [0.0, 1.0, 0.8]]).T[None, :, None, :]
+    torch.testing.assert_close(cosine_logits(features, text), expected)
+
+
+def test_prompt_denoising_removes_only_what_is_nowhere_sure() -> None:
+    # three positions, three classes: class 0 is sure once (0.7), class 1 just not (0.49), class 2 never
+    logits = logits_of([[0.7, 0.2, 0.1], [0.46, 0.49, 0.05], [0.6, 0.3, 0.1]])
+    before = logits.clone()
+    result = prompt_denoising(logits, 0.5)
+    torch.testing.assert_close(result[:, 0], logits[:, 0])
+    assert (result[:, 1:] == REMOVED).all()
+    assert torch.equal(logits, before)
+
+
+def test_prompt_denoising_off_and_per_image() -> None:
+    logits = torch.cat([logits_of([[0.9, 0.1]]), logits_of([[0.1, 0.9]])])
+    assert torch.equal(prompt_denoising(logits, 0.0), logits)
+    removed = prompt_denoising(logits, 0.5) == REMOVED
+    assert removed[:, :, 0, 0].tolist() == [[False, True], [True, False]]
+
+
+def test_key_smoothing_by_hand() -> None:
+    # keys (1, 0), (0, 1), (0.6, 0.8): cosines between them are 0, 0.6 and 0.8
+    logits = logits_of([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]])
+    keys = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 4.0]]).T[None, :, None, :]
+    expected = torch.tensor([[0.9 + 0.6 * 0.5, 0.1 + 0.6 * 0.5], [0.2 + 0.8 * 0.5, 0.8 + 0.8 * 0.5], [0.6 * 0.9 + 0.8 * 0.2 + 0.5, 0.06 + 0.64 + 0.5]])
+    torch.testing.assert_close(key_smoothing(logits, keys)[0, :, 0].T, expected)
+
+
+def test_key_smoothing_leaves_sure_positions() -> None:
+    logits = logits_of([[0.9, 0.1], [0.6, 0.4]])
+    keys = torch.ones(1, 3, 1, 2)
+    result = key_smoothing(logits, keys, threshold=0.8)[0, :, 0].T
+    torch.testing.assert_close(result, torch.tensor([[0.9, 0.1], [1.5, 0.5]]))
+
+
+def test_key_smoothing_with_equal_keys_is_constant() -> None:
+    logits = torch.randn(2, 5, 4, 3) / 50
+    result = key_smoothing(logits, torch.ones(2, 8, 4, 3))
+    expected = (100 * logits).softmax(1).sum((2, 3), keepdim=True).expand_as(logits)
+    torch.testing.assert_close(result, expected)
+
+
+def test_key_smoothing_equals_the_written_sum() -> None:
+    logits, keys = torch.randn(1, 3, 2, 3, dtype=torch.float64) / 50, torch.randn(1, 4, 2, 3, dtype=torch.float64)
+    p, k = (100 * logits).softmax(1).flatten(2)[0], keys.flatten(2)[0]
+    expected = torch.zeros_like(p)
+    for i in range(6):
+        for j in range(6):
+            cosine = sum(k[d, i] * k[d, j] for d in range(4)) / math.sqrt(sum(k[:, i] ** 2) * sum(k[:, j] ** 2))
+            expected[:, i] += cosine * p[:, j]
+    torch.testing.assert_close(key_smoothing(logits, keys).flatten(2)[0], expected)
+
+
+def test_pseudo_labels_by_hand() -> None:
+    labels = torch.tensor([[[3, IGNORE_INDEX, UNLABELLED, UNLABELLED]]])
+    scores = torch.tensor([[0.9, 0.9, 0.2, 0.6], [0.1, 0.1, 0.7, 0.3]])[None, :, None, :]
+    classes = torch.tensor([5, 8])
+    assert pseudo_labels(labels, scores, classes).tolist() == [[[3, IGNORE_INDEX, 8, 5]]]
+    assert pseudo_labels(labels, scores, classes, confidence=0.65).tolist() == [[[3, IGNORE_INDEX, 8, IGNORE_INDEX]]]
+    assert labels.tolist() == [[[3, IGNORE_INDEX, UNLABELLED, UNLABELLED]]]
+
+
+def test_upsampling_cuts_off_the_padding() -> None:
+    columns = torch.arange(4.0).expand(1, 1, 2, 4)  # a ramp over 4 cells of 8 pixels, the image is 27 wide
+    result = upsample_logits(columns, (16, 32), (13, 27))
+    assert result.shape == (1, 1, 13, 27)
+    expected = ((torch.arange(27) + 0.5) / 8 - 0.5).clamp(0, 3)  # pixel centres, in cells
+    torch.testing.assert_close(result[0, 0, 5], expected)
+
+
+def test_position_embedding_keeps_native_grid_and_class_token() -> None:
+    embedding = torch.randn(1 + 9, 4)
+    assert resample_position_embedding(embedding, (3, 3), (3, 3)) is embedding
+    larger = resample_position_embedding(embedding, (3, 3), (5, 4))
+    assert larger.shape == (1 + 20, 4)
+    assert torch.equal(larger[0], embedding[0])
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (2, 7)])
+def test_a_constant_position_embedding_stays_constant(grid: tuple[int, int]) -> None:
+    embedding = torch.ones(1 + 9, 2)
+    torch.testing.assert_close(resample_position_embedding(embedding, (3, 3), grid), torch.ones(1 + grid[0] * grid[1], 2))

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import pytest
+
+from maskclip import InputError, Vocabulary
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"names": []}, "no class names"),
+        ({"names": "cat"}, "no class names"),
+        ({"names": ["cat", "dog", "cat"]}, "more than once: cat"),
+        ({"names": ["cat", " "]}, r"class names \[1\] are empty"),
+        ({"names": [str(i) for i in range(255)]}, "255 class names"),
+        ({"names": ["cat"], "unseen": ["dog"]}, "classes.unseen mentions dog"),
+        ({"names": ["cat"], "prompts": {"dog": ["dog"]}}, "classes.prompts mentions dog"),
+        ({"names": ["cat"], "palette": [(0, 0, 0), (1, 1, 1)]}, "2 colours for 1 classes"),
+    ],
+)
+def test_bad_words_are_named(settings: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Vocabulary(**settings)
+
+
+def test_words_leave_out_the_background() -> None:
+    vocabulary = Vocabulary(["background", "sofa", "cat"], prompts={"sofa": ["sofa", "couch"]}, background=True, unseen=["cat"])
+    assert vocabulary.words == [["sofa", "couch"], ["cat"]]
+    assert vocabulary.unseen_indices == [2]
+
+
+def test_default_colours_are_all_different() -> None:
+    assert len(set(Vocabulary([str(i) for i in range(60)]).colours)) == 60
