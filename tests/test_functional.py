@@ -54,7 +54,9 @@ def test_key_smoothing_by_hand() -> None:
     # keys (1, 0), (0, 1), (0.6, 0.8): cosines between them are 0, 0.6 and 0.8
     logits = logits_of([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]])
     keys = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 4.0]]).T[None, :, None, :]
-    expected = torch.tensor([[0.9 + 0.6 * 0.5, 0.1 + 0.6 * 0.5], [0.2 + 0.8 * 0.5, 0.8 + 0.8 * 0.5], [0.6 * 0.9 + 0.8 * 0.2 + 0.5, 0.06 + 0.64 + 0.5]])
+    expected = torch.tensor(
+        [[0.9 + 0.6 * 0.5, 0.1 + 0.6 * 0.5], [0.2 + 0.8 * 0.5, 0.8 + 0.8 * 0.5], [0.6 * 0.9 + 0.8 * 0.2 + 0.5, 0.06 + 0.64 + 0.5]]
+    )
     torch.testing.assert_close(key_smoothing(logits, keys)[0, :, 0].T, expected)
 
 

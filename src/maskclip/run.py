@@ -12,6 +12,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -95,7 +96,10 @@ def build_trainer(cfg: DictConfig, **options: Any) -> pl.Trainer:
 
 
 def evaluate_model(cfg: DictConfig, model: Segmenter, data: SegmentationData, output: Path) -> Card:
-    """Evaluate a model on the validation split; the result card is written to `output`/results.json and returned."""
+    """Evaluate a model on the validation split; returns the result card.
+
+    Writes `output`/results.json, `output`/confusion.npy (pixel counts, rows are the truth) and a few pictures.
+    """
     from maskclip.callbacks import SavePictures
     from maskclip.tasks import Evaluation
 
@@ -126,6 +130,8 @@ def evaluate_model(cfg: DictConfig, model: Segmenter, data: SegmentationData, ou
         "commit": commit(),
     }
     if trainer.is_global_zero:
+        output.mkdir(parents=True, exist_ok=True)
+        np.save(output / "confusion.npy", task.counts.numpy())
         write_json(output / "results.json", card)
     return card
 

@@ -120,7 +120,7 @@ def test_frozen_means_frozen(any_clip: CLIP) -> None:
 
 
 def test_unknown_strategy_and_foreign_tower(vit: CLIP) -> None:
-    with pytest.raises(InputError, match="unknown strategy 'values'.*clip, maskclip, value"):
+    with pytest.raises(InputError, match=r"unknown strategy 'values'.*clip, maskclip, value"):
         DenseCLIP(vit.visual, "values")
     foreign = torch.nn.Conv2d(3, 8, 1)
     with pytest.raises(InputError, match="Conv2d has no dense reading"):

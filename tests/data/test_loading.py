@@ -119,7 +119,7 @@ def test_batches_come_out_the_same_with_workers(textures_root: Path, texture_cla
 
 
 def test_bad_settings(textures_root: Path, texture_classes: Vocabulary) -> None:
-    with pytest.raises(InputError, match="data.labels='some': choose one of"):
+    with pytest.raises(InputError, match=r"data.labels='some': choose one of"):
         module(textures_root, texture_classes, labels="some")
     with pytest.raises(InputError, match="needs unseen classes"):
         module(textures_root, Vocabulary(["cat"]), labels="seen")

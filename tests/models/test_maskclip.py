@@ -26,9 +26,7 @@ def test_forward_is_the_equations_in_order(any_clip: CLIP) -> None:
     denoised = prompt_denoising(logits, 0.4)
     torch.testing.assert_close(made_of(any_clip, words, prompt_denoising=0.4)(image), denoised)
     assert keys is not None
-    torch.testing.assert_close(
-        made_of(any_clip, words, prompt_denoising=0.4, key_smoothing=1.0)(image), key_smoothing(denoised, keys)
-    )
+    torch.testing.assert_close(made_of(any_clip, words, prompt_denoising=0.4, key_smoothing=1.0)(image), key_smoothing(denoised, keys))
 
 
 def test_only_chosen_classes_compete(vit: CLIP) -> None:
@@ -78,8 +76,6 @@ def test_bad_settings(settings: dict, message: str) -> None:
 def test_provenance_and_method(tiny: MaskCLIP) -> None:
     assert tiny.method == "maskclip"
     assert len(str(tiny.provenance["weights_sha256"])) == 64
-    refined = MaskCLIP.build(
-        ["zebra"], "maskclip-tiny", "textures", "clip", "single", key_smoothing=1.0, prompt_denoising=0.5, cache=None
-    )
+    refined = MaskCLIP.build(["zebra"], "maskclip-tiny", "textures", "clip", "single", key_smoothing=1.0, prompt_denoising=0.5, cache=None)
     assert refined.method == "clip + PD + KS"
     assert refined.logit_scale == pytest.approx(tiny.logit_scale)

@@ -54,7 +54,7 @@ def test_text_embeddings_are_not_trained() -> None:
 
 
 def test_unknown_encoder() -> None:
-    with pytest.raises(InputError, match="student.encoder=resnet19"):
+    with pytest.raises(InputError, match=r"student.encoder=resnet19"):
         Student({"names": ["cat"]}, 8, encoder="resnet19", weights=None)
 
 
@@ -62,5 +62,5 @@ def test_bad_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no checkpoint"):
         load_student(tmp_path / "nowhere.ckpt")
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
-    with pytest.raises(InputError, match="not a checkpoint of a MaskCLIP\\+ student"):
+    with pytest.raises(InputError, match=r"not a checkpoint of a MaskCLIP\+ student"):
         load_student(tmp_path / "other.ckpt")

@@ -37,7 +37,7 @@ class Texture:
     colours: tuple[Colour, ...]
     thing: bool = True
     synonym: str | None = None
-    hue_jitter: float = 16.0
+    hue_jitter: float = 10.0
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -78,8 +78,8 @@ class Scene:
 def paint(rng: np.random.Generator, texture: Texture, shape: Shape) -> np.ndarray:
     """A whole picture of one texture, (H, W, 3) float32 in 0..1, with jittered colours."""
     field = texture.pattern(rng, shape)
-    shift = rng.normal(0, texture.hue_jitter) if rng.random() > 0.1 else rng.uniform(-180, 180)
-    saturation, value = rng.uniform(0.6, 1.3), rng.uniform(0.8, 1.15)
+    shift = rng.normal(0, texture.hue_jitter) if rng.random() > 0.03 else rng.uniform(-180, 180)
+    saturation, value = rng.uniform(0.75, 1.2), rng.uniform(0.85, 1.1)
     anchors = np.array(
         [colorsys.hsv_to_rgb(((hue + shift) / 360) % 1, min(1, s * saturation), min(1, v * value)) for hue, s, v in texture.colours]
     )

@@ -1,0 +1,85 @@
+"""Measure speed: what MaskCLIP computes against the textbook way, in one process, on random weights.
+
+    python scripts/benchmark.py                     # or: make bench
+    python scripts/benchmark.py --architecture RN50-quickgelu --size 512 683 --image 480 640 --classes 171
+
+The textbook way runs the whole tower with its last attention, then resizes the logits to the input size, again to the
+image's, takes a softmax and the argmax. The two take turns; times are medians, ratios are the medians of the turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "src"))
+
+import torch  # noqa: E402 - after the path, so that it runs from a checkout
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+
+from maskclip.clip import DenseCLIP, load_clip  # noqa: E402
+from maskclip.functional import resize, upsample_logits  # noqa: E402
+from maskclip.results import device_name  # noqa: E402
+
+
+def seconds(call: Callable[[], object], device: torch.device) -> float:
+    start = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def compare(name: str, ours: Callable[[], object], textbook: Callable[[], object], runs: int, device: torch.device) -> None:
+    """Print one row: median seconds of both and the median ratio, after one turn that is not counted."""
+    turns = [(seconds(textbook, device), seconds(ours, device)) for _ in range(runs + 1)][1:]
+    a, b = (statistics.median(turn[i] for turn in turns) for i in (0, 1))
+    ratio = statistics.median(turn[0] / turn[1] for turn in turns)
+    print(f"{name:<24}{a:>12.3f}{b:>12.3f}{ratio:>10.2f}x")
+
+
+def flops(call: Callable[[], object]) -> float:
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops() / 1e9
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--architecture", default="ViT-B-16-quickgelu", help="any of open_clip's (default: %(default)s)")
+    add("--size", type=int, nargs=2, default=(520, 693), metavar=("H", "W"), help="input of the network (default: 520 693)")
+    add("--image", type=int, nargs=2, default=(375, 500), metavar=("H", "W"), help="size of the label map (default: 375 500)")
+    add("--classes", type=int, default=59, help="(default: %(default)s)")
+    add("--runs", type=int, default=5, help="turns (default: %(default)s)")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+    device, size, image_size = torch.device(args.device), tuple(args.size), tuple(args.image)
+    model = load_clip(args.architecture, None)
+    full, values = (DenseCLIP(model.visual, strategy).to(device) for strategy in ("clip", "maskclip"))
+    image = torch.rand(1, 3, *size, device=device)
+    grid = values(image)[0].shape[2:]
+    logits = torch.randn(1, args.classes, *grid, device=device)
+    covered = values.covered_size(*size)
+    print(f"{args.architecture}, {size[0]}x{size[1]} -> {image_size[0]}x{image_size[1]}, {args.classes} classes, float32, batch 1")
+    print(f"{device_name(device)}, torch {torch.__version__}, {torch.get_num_threads()} threads, {args.runs} turns")
+    print(f"{'seconds':<24}{'textbook':>12}{'here':>12}{'ratio':>11}")
+    compare("tower", lambda: values(image), lambda: full(image), args.runs, device)
+    compare(
+        "logits to labels",
+        lambda: resize(upsample_logits(logits, covered, size), image_size).argmax(1),
+        lambda: resize(resize(logits, size), image_size).softmax(1).argmax(1),
+        args.runs,
+        device,
+    )
+    print(f"{'GFLOP of the tower':<24}{flops(lambda: full(image)):>12.1f}{flops(lambda: values(image)):>12.1f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Every option of every config group composes, and every key is a parameter of its `_target_`."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from conftest import ROOT
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+
+from maskclip import Vocabulary
+from maskclip.run import plain
+
+CONF = ROOT / "conf"
+PROGRAMS = ("train", "eval", "segment")
+GROUPS = {
+    "train": ("data", "teacher", "task", "protocol", "trainer", "callbacks", "logger", "paths", "classes", "experiment", "debug"),
+    "eval": ("model", "data", "protocol", "trainer", "paths", "classes", "debug"),
+    "segment": ("model", "classes", "protocol", "paths"),
+}
+# what a person has to give
+NEEDED = ["model.checkpoint=x.ckpt", "data.root=photos"]
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml") if not path.stem.startswith("_"))
+
+
+def cases() -> Iterator[tuple[str, str]]:
+    for program in PROGRAMS:
+        for group in GROUPS[program]:
+            for option in options(group):
+                yield program, f"{group}={option}"
+
+
+def targets(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every mapping with a `_target_` in a plain config."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield path, node
+        for key, value in node.items():
+            yield from targets(value, f"{path}.{key}" if path else str(key))
+
+
+def overrides_for(override: str) -> list[str]:
+    given = [override]
+    if override == "model=student":
+        given.append(NEEDED[0])
+    if override == "data=folder":
+        given.append(NEEDED[1])
+    return given
+
+
+@pytest.mark.parametrize(("program", "override"), list(cases()))
+def test_every_option_composes_and_binds(program: str, override: str, compose_cfg: Callable[..., DictConfig]) -> None:
+    cfg = compose_cfg(program, *overrides_for(override), "paths.output=out")
+    content = plain(cfg)
+    for path, node in targets(content):
+        keys = [key for key in node if not key.startswith("_")]
+        parameters = inspect.signature(get_object(node["_target_"])).parameters
+        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            continue
+        assert set(keys) <= set(parameters), f"{path}: {set(keys) - set(parameters)} are no parameters of {node['_target_']}"
+    if content.get("classes", {}).get("names"):
+        Vocabulary(**content["classes"])
+
+
+def test_no_program_overrides_the_model_of_an_experiment() -> None:
+    assert "override model" not in (CONF / "eval.yaml").read_text()
+
+
+@pytest.mark.parametrize("name", options("experiment"))
+def test_experiments_are_headed_by_their_command(name: str) -> None:
+    lines = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()
+    assert lines[:2] == ["# @package _global_", f"# python src/train.py experiment={name}"]
+
+
+def test_the_named_commands_compose(compose_cfg: Callable[..., DictConfig]) -> None:
+    vit = compose_cfg("eval", "model=maskclip_vit16")
+    assert (vit.model.architecture, vit.model.pretrained, vit.data.name) == ("ViT-B-16-quickgelu", "openai", "context59")
+    context = compose_cfg("train", "experiment=context_zero_shot")
+    assert context.teacher.architecture == "RN50-quickgelu"
+    assert (context.data.name, context.data.labels, context.protocol.long_side) == ("context60", "seen", 520)
+    assert (context.trainer.max_steps, context.task.guided, context.task.lr) == (40000, 4000, 0.004)
+    assert context.classes.background and len(context.classes.unseen) == 10
+
+
+def test_clip_and_maskclip_differ_in_the_strategy_only(compose_cfg: Callable[..., DictConfig]) -> None:
+    ours, baseline = (plain(compose_cfg("eval", f"model={name}_vit16").model) for name in ("maskclip", "clip"))
+    assert {key for key in ours if ours[key] != baseline[key]} == {"strategy"}
+
+
+COUNTS = {"voc20": (20, 5), "voc21": (21, 5), "context59": (59, 0), "context60": (60, 10), "coco_stuff171": (171, 15), "textures": (13, 4)}
+
+
+@pytest.mark.parametrize("name", sorted(COUNTS))
+def test_class_lists(name: str) -> None:
+    vocabulary = Vocabulary(**OmegaConf.to_container(OmegaConf.load(CONF / "classes" / f"{name}.yaml")))
+    assert (len(vocabulary), len(vocabulary.unseen)) == COUNTS[name]
+    assert len(vocabulary.colours) == len(vocabulary)
+    assert vocabulary.background == (vocabulary.names[0] == "background")
+
+
+UNSEEN = {
+    "voc20": [15, 16, 17, 18, 19],
+    "context60": [1, 7, 8, 15, 20, 25, 32, 34, 49, 55],
+    "coco_stuff171": [19, 23, 28, 29, 36, 51, 76, 88, 94, 112, 133, 136, 137, 157, 160],
+}
+
+
+@pytest.mark.parametrize("name", sorted(UNSEEN))
+def test_unseen_classes_stand_where_the_protocol_has_them(name: str) -> None:
+    vocabulary = Vocabulary(**OmegaConf.to_container(OmegaConf.load(CONF / "classes" / f"{name}.yaml")))
+    assert sorted(vocabulary.unseen_indices) == UNSEEN[name]
+
+
+def test_the_tiny_clips_config_is_open_clips_format() -> None:
+    content = json.loads((ROOT / "src/maskclip/assets/maskclip-tiny.json").read_text())
+    assert set(content) == {"embed_dim", "vision_cfg", "text_cfg"}

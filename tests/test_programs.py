@@ -1,0 +1,175 @@
+"""The programs as people call them: in a process of their own, from another folder, with good and bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+
+TINY = ("model=maskclip_tiny", "data=textures", "trainer=cpu", "data.num_workers=0")
+SMALL_STUDENT = (
+    "experiment=textures_zero_shot",
+    "trainer=cpu",
+    "data.num_workers=0",
+    "data.batch_size=2",
+    "data.augmentation.crop=64",
+    "task.student.decoder_channels=16",
+    "callbacks.last.every_n_train_steps=1",
+    "pictures=0",
+)
+
+
+def command(program: str, *overrides: str) -> list[str]:
+    return [sys.executable, str(ROOT / "src" / f"{program}.py"), *overrides]
+
+
+def environment(tmp_path: Path) -> dict[str, str]:
+    return os.environ | {"MASKCLIP_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
+
+
+def call(tmp_path: Path, program: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """Run a program from a foreign working directory; its outputs go below `tmp_path`."""
+    return subprocess.run(
+        command(program, f"hydra.run.dir={tmp_path}/out", *overrides),
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        timeout=300,
+    )
+
+
+def expect_one_sentence(result: subprocess.CompletedProcess[str], *parts: str) -> None:
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    for part in parts:
+        assert part in line
+
+
+@pytest.mark.slow
+def test_eval_writes_a_card_a_table_and_pictures(tmp_path: Path, textures_root: Path) -> None:
+    result = call(tmp_path, "eval", *TINY, f"data.root={textures_root}", "pictures=2")
+    assert result.returncode == 0, result.stderr
+    assert "mIoU" in result.stdout and "brick wall" in result.stdout
+    card = json.loads((tmp_path / "out" / "results.json").read_text())
+    needed = "method data miou iou pixel_accuracy seen unseen harmonic images seconds device"
+    needed += " weights_sha256 classes protocol config versions commit"
+    assert set(needed.split()) <= set(card)
+    assert card["images"] == 5 and card["data"] == "textures" and len(card["iou"]) == 13
+    assert card["config"]["model"]["architecture"] == "maskclip-tiny"
+    assert len(list((tmp_path / "out" / "pictures").glob("*.png"))) == 2
+
+
+@pytest.mark.slow
+def test_two_processes_count_every_pixel_once(tmp_path: Path, textures_root: Path) -> None:
+    for name, trainer in (("one", "cpu"), ("two", "ddp_cpu")):
+        result = call(
+            tmp_path, "eval", *TINY, f"trainer={trainer}", f"data.root={textures_root}", f"paths.output={tmp_path}/{name}", "pictures=0"
+        )
+        assert result.returncode == 0, result.stderr
+    one, two = (np.load(tmp_path / name / "confusion.npy") for name in ("one", "two"))
+    assert json.loads((tmp_path / "two" / "results.json").read_text())["processes"] == 2
+    assert np.array_equal(one, two) and one.sum() > 0
+
+
+@pytest.mark.slow
+def test_training_survives_a_kill(tmp_path: Path, textures_root: Path) -> None:
+    """SIGKILL in the middle; resuming goes on at the stored step and ends with the weights of an undisturbed run."""
+    settings = (*SMALL_STUDENT, f"data.root={textures_root}", "trainer.max_steps=8", "trainer.val_check_interval=4", "task.guided=5")
+    folder = tmp_path / "killed"
+    process = subprocess.Popen(
+        command("train", *settings, f"hydra.run.dir={folder}"),
+        env=environment(tmp_path),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    checkpoint, start = folder / "checkpoints" / "last.ckpt", time.time()
+    while not checkpoint.exists() and time.time() - start < 120:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    stopped = torch.load(checkpoint, weights_only=True)["global_step"]
+    assert 1 <= stopped < 8
+    assert call(tmp_path, "train", *settings, f"resume={folder}", f"paths.output={tmp_path}/resumed").returncode == 0
+    assert call(tmp_path, "train", *settings, f"paths.output={tmp_path}/whole").returncode == 0
+    resumed, whole = (torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True) for name in ("resumed", "whole"))
+    assert resumed["global_step"] == whole["global_step"] == 8
+    assert all(torch.equal(value, whole["state_dict"][name]) for name, value in resumed["state_dict"].items())
+
+
+@pytest.mark.slow
+def test_a_student_is_evaluated_and_segments_without_clip(tmp_path: Path, textures_root: Path) -> None:
+    settings = (*SMALL_STUDENT, f"data.root={textures_root}", "trainer.max_steps=2", "trainer.val_check_interval=2")
+    trained = call(tmp_path, "train", *settings, f"paths.output={tmp_path}/student")
+    assert trained.returncode == 0, trained.stderr
+    assert "transductive" in trained.stdout
+    checkpoint = f"model.checkpoint={tmp_path}/student/checkpoints/last.ckpt"
+    evaluated = call(tmp_path, "eval", "model=student", checkpoint, "data=textures", "trainer=cpu", f"data.root={textures_root}")
+    assert evaluated.returncode == 0, evaluated.stderr
+    first, second = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("student", "out"))
+    assert first["iou"] == second["iou"] and first["method"] == second["method"] == "maskclip+ zero-shot"
+    segmented = call(
+        tmp_path, "segment", "model=student", checkpoint, f"input={textures_root}/JPEGImages/val_00000.jpg", f"output={tmp_path}/s"
+    )
+    assert segmented.returncode == 0, segmented.stderr
+    assert (tmp_path / "s" / "masks" / "val_00000.png").is_file()
+
+
+@pytest.mark.slow
+def test_segment_a_folder_with_a_broken_file(tmp_path: Path) -> None:
+    photos = tmp_path / "my photos"
+    (photos / "sub").mkdir(parents=True)
+    Image.new("RGB", (50, 30), (200, 0, 0)).save(photos / "a.jpg")
+    Image.new("L", (20, 33)).save(photos / "a.png")
+    Image.new("RGBA", (31, 17)).save(photos / "sub" / "ü.PNG")
+    (photos / "broken.jpg").write_text("no picture")
+    result = call(
+        tmp_path, "segment", "model=maskclip_tiny", f"input='{photos}'", f"output={tmp_path}/s", "classes.names=[zebra,brick wall]"
+    )
+    assert result.returncode == 2 and "broken.jpg" in result.stderr and "3 of 4 images segmented" in result.stdout
+    masks = {path.relative_to(tmp_path / "s" / "masks").as_posix(): Image.open(path) for path in (tmp_path / "s" / "masks").rglob("*.png")}
+    assert {name: mask.size for name, mask in masks.items()} == {"a_jpg.png": (50, 30), "a_png.png": (20, 33), "sub/ü.png": (31, 17)}
+    assert all(mask.mode == "P" and np.asarray(mask).max() <= 1 for mask in masks.values())
+    assert len(list((tmp_path / "s" / "overlays").rglob("*.jpg"))) == 3
+    legend = json.loads((tmp_path / "s" / "legend.json").read_text())
+    assert [entry["name"] for entry in legend["classes"]] == ["zebra", "brick wall"]
+
+
+def test_without_data_one_sentence(tmp_path: Path) -> None:
+    result = call(tmp_path, "eval", "model=maskclip_vit16", f"paths.data={tmp_path}/none")
+    expect_one_sentence(result, f"no data in {tmp_path}/none/VOCdevkit/VOC2010", "Get VOC 2010 from", "data/README.md")
+
+
+def test_without_weights_one_sentence(tmp_path: Path, textures_root: Path) -> None:
+    result = call(tmp_path, "eval", "model=maskclip_vit16", "data=textures", f"data.root={textures_root}")
+    expect_one_sentence(result, "'openai' of ViT-B-16-quickgelu", "not on this machine", "model.pretrained=/path/to/file")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("train", "experiment=context_zero_shot", "paths.data=nowhere"), "no data in nowhere/VOCdevkit/VOC2010"),
+        (("train", "experiment=textures_zero_shot", "data.root={textures}", "resume=nowhere.ckpt"), "nothing to resume"),
+        (("train", "experiment=textures_zero_shot", "data.root={textures}", "data.labels=some"), "data.labels='some'"),
+        (("segment", "model=maskclip_tiny", "input={textures}"), "no class names"),
+        (("segment", "model=maskclip_tiny", "input=nowhere", "classes.names=[zebra]"), "no such file or folder: nowhere"),
+        (("segment", "model=maskclip_tiny", "classes.names=[zebra]"), "no input"),
+        (("eval", "model=maskclip_tiny", "data=textures", "data.root=nowhere"), "python scripts/prepare_textures.py"),
+        (("eval", "model=student", "model.checkpoint=nowhere", "data=textures", "data.root={textures}"), "no checkpoint nowhere"),
+        (("eval", "model=maskclip_tiny", "model.architecture=ViT-Z", "data=textures", "data.root={textures}"), "unknown CLIP architecture"),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path: Path, textures_root: Path, arguments: tuple[str, ...], part: str) -> None:
+    expect_one_sentence(call(tmp_path, *(argument.format(textures=textures_root) for argument in arguments)), part)
