@@ -20,6 +20,7 @@ from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities import rank_zero_only
 
 from maskclip.data.datamodule import SegmentationData
 from maskclip.data.images import find_images
@@ -149,6 +150,7 @@ def evaluate(cfg: DictConfig) -> float:
     return card["miou"]
 
 
+@rank_zero_only
 def report(card: Card, output: Path) -> None:
     """Print a card as a table, with the classes one by one and where the files are."""
     print(f"\n{class_table(card, card['unseen_classes'])}\n\n{table([card])}\n")

@@ -96,6 +96,7 @@ class MaskCLIPPlus(pl.LightningModule):
         loss = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE_INDEX)
         filled = (given == UNLABELLED).float().mean()
         self.log_dict({"train/loss": loss, "train/pseudo_labelled": filled, "train/guided": float(self.is_guided)}, prog_bar=True)
+        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
 
     @torch.no_grad()
