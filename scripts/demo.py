@@ -38,9 +38,9 @@ KEYS = ("miou", "seen", "unseen", "harmonic", "pixel_accuracy")
 TEACHERS = {
     "CLIP": ["model.strategy=clip"],
     "MaskCLIP": [],
-    "MaskCLIP + KS": ["model.key_smoothing=1.0"],
+    "MaskCLIP + KS": ["model.key_smoothing=0.8"],
     "MaskCLIP + PD": ["model.prompt_denoising=0.5"],
-    "MaskCLIP + PD + KS": ["model.key_smoothing=1.0", "model.prompt_denoising=0.5"],
+    "MaskCLIP + PD + KS": ["model.key_smoothing=0.8", "model.prompt_denoising=0.5"],
 }
 STUDENTS = {"MaskCLIP+ annotation-free": "textures_annotation_free", "MaskCLIP+ zero-shot": "textures_zero_shot"}
 

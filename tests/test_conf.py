@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import segmentation_models_pytorch as smp
 from conftest import ROOT
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from maskclip import Vocabulary
+from maskclip import Student, Vocabulary
+from maskclip.data.transforms import TrainTransform
 from maskclip.run import plain
 
 CONF = ROOT / "conf"
@@ -67,6 +69,16 @@ def test_every_option_composes_and_binds(program: str, override: str, compose_cf
         assert set(keys) <= set(parameters), f"{path}: {set(keys) - set(parameters)} are no parameters of {node['_target_']}"
     if content.get("classes", {}).get("names"):
         Vocabulary(**content["classes"])
+
+
+@pytest.mark.parametrize(
+    "override", [f"experiment={name}" for name in options("experiment")] + [f"data={name}" for name in options("data")]
+)
+def test_nested_settings_bind_too(override: str, compose_cfg: Callable[..., DictConfig]) -> None:
+    cfg = compose_cfg("train", *overrides_for(override))
+    assert set(cfg.data.augmentation) <= set(inspect.signature(TrainTransform).parameters)
+    network = set(inspect.signature(Student).parameters) | set(inspect.signature(smp.DeepLabV3Plus).parameters)
+    assert set(cfg.task.student) <= network
 
 
 def test_no_program_overrides_the_model_of_an_experiment() -> None:

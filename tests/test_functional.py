@@ -18,6 +18,7 @@ from maskclip.functional import (
     pseudo_labels,
     resample_position_embedding,
     upsample_logits,
+    vote_logits,
 )
 
 
@@ -41,6 +42,11 @@ def test_prompt_denoising_removes_only_what_is_nowhere_sure() -> None:
     torch.testing.assert_close(result[:, 0], logits[:, 0])
     assert (result[:, 1:] == REMOVED).all()
     assert torch.equal(logits, before)
+
+
+def test_prompt_denoising_leaves_an_image_of_which_nothing_is_sure() -> None:
+    logits = logits_of([[0.4, 0.3, 0.3], [0.34, 0.33, 0.33]])
+    assert torch.equal(prompt_denoising(logits, 0.5), logits)
 
 
 def test_prompt_denoising_off_and_per_image() -> None:
@@ -83,6 +89,23 @@ def test_key_smoothing_equals_the_written_sum() -> None:
             cosine = sum(k[d, i] * k[d, j] for d in range(4)) / math.sqrt(sum(k[:, i] ** 2) * sum(k[:, j] ** 2))
             expected[:, i] += cosine * p[:, j]
     torch.testing.assert_close(key_smoothing(logits, keys).flatten(2)[0], expected)
+
+
+def test_votes_become_comparable_logits() -> None:
+    logits, keys = torch.randn(2, 5, 4, 3) / 30, torch.randn(2, 8, 4, 3)
+    votes = key_smoothing(logits, keys, threshold=0.5)
+    result = vote_logits(votes)
+    clear = votes.clamp(min=0).amax(1) > 1e-3 * votes.clamp(min=0).sum(1)
+    assert clear.any() and torch.equal(result.argmax(1)[clear], votes.argmax(1)[clear])
+    by_hand = vote_logits(torch.tensor([6.0, 2.0, -1.0])[None, :, None, None], scale=10, floor=0.1).flatten()
+    torch.testing.assert_close(by_hand, torch.tensor([0.75, 0.25, 0.1]).log() / 10)
+
+
+def test_positions_that_are_left_alone_keep_their_logits() -> None:
+    logits = torch.randn(1, 3, 2, 2) / 100
+    result = vote_logits(key_smoothing(logits, torch.randn(1, 4, 2, 2), threshold=0.0))
+    difference = result - logits
+    torch.testing.assert_close(difference, difference[:, :1].expand_as(difference))
 
 
 def test_pseudo_labels_by_hand() -> None:

@@ -47,4 +47,4 @@ def test_maskclip_at_least_doubles_plain_clip(score: Callable[..., Scores]) -> N
 def test_the_refinements_do_not_hurt(score: Callable[..., Scores]) -> None:
     plain = score().miou
     assert score("model.prompt_denoising=0.5").miou >= plain - 0.0005
-    assert score("model.key_smoothing=1.0").miou >= plain - 0.0005
+    assert score("model.key_smoothing=0.8").miou >= plain - 0.0005

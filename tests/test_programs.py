@@ -109,6 +109,20 @@ def test_training_survives_a_kill(tmp_path: Path, textures_root: Path) -> None:
 
 
 @pytest.mark.slow
+def test_training_on_two_processes(tmp_path: Path, textures_root: Path) -> None:
+    """It runs, ends with a card, and validates with the same network everywhere, though 5 images do not divide by 2."""
+    settings = (*SMALL_STUDENT, f"data.root={textures_root}", "trainer.max_steps=3", "trainer.val_check_interval=1")
+    result = call(tmp_path, "train", *settings, "trainer=ddp_cpu", "data.batch_size=4", f"paths.output={tmp_path}/two")
+    assert result.returncode == 0, result.stderr
+    trained = json.loads((tmp_path / "two" / "results.json").read_text())
+    checkpoint = f"model.checkpoint={tmp_path}/two/checkpoints/last.ckpt"
+    again = call(tmp_path, "eval", "model=student", checkpoint, "data=textures", "trainer=cpu", f"data.root={textures_root}")
+    assert again.returncode == 0, again.stderr
+    alone = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert trained["iou"] == alone["iou"] and trained["weights_sha256"] == alone["weights_sha256"]
+
+
+@pytest.mark.slow
 def test_a_student_is_evaluated_and_segments_without_clip(tmp_path: Path, textures_root: Path) -> None:
     settings = (*SMALL_STUDENT, f"data.root={textures_root}", "trainer.max_steps=2", "trainer.val_check_interval=2")
     trained = call(tmp_path, "train", *settings, f"paths.output={tmp_path}/student")
@@ -146,6 +160,22 @@ def test_segment_a_folder_with_a_broken_file(tmp_path: Path) -> None:
     assert [entry["name"] for entry in legend["classes"]] == ["zebra", "brick wall"]
 
 
+@pytest.mark.slow
+def test_a_multirun_names_what_is_missing_and_runs_the_rest(tmp_path: Path, textures_root: Path) -> None:
+    settings = (f"data.root={textures_root},{tmp_path}", f"hydra.sweep.dir={tmp_path}/sweep", "pictures=0")
+    result = call(tmp_path, "eval", "-m", *TINY, *reversed(settings))
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "error: no split file" in result.stderr
+    assert (tmp_path / "sweep" / "0" / "results.json").is_file()
+
+
+@pytest.mark.slow
+def test_resuming_with_other_settings_is_refused(tmp_path: Path, textures_root: Path) -> None:
+    settings = (*SMALL_STUDENT, f"data.root={textures_root}", "trainer.max_steps=1")
+    assert call(tmp_path, "train", *settings).returncode == 0
+    expect_one_sentence(call(tmp_path, "train", *settings, f"resume={tmp_path}/out", "task.lr=1"), "other settings (lr)")
+
+
 def test_without_data_one_sentence(tmp_path: Path) -> None:
     result = call(tmp_path, "eval", "model=maskclip_vit16", f"paths.data={tmp_path}/none")
     expect_one_sentence(result, f"no data in {tmp_path}/none/VOCdevkit/VOC2010", "Get VOC 2010 from", "data/README.md")
@@ -167,6 +197,10 @@ def test_without_weights_one_sentence(tmp_path: Path, textures_root: Path) -> No
         (("segment", "model=maskclip_tiny", "input=nowhere", "classes.names=[zebra]"), "no such file or folder: nowhere"),
         (("segment", "model=maskclip_tiny", "classes.names=[zebra]"), "no input"),
         (("eval", "model=maskclip_tiny", "data=textures", "data.root=nowhere"), "python scripts/prepare_textures.py"),
+        (("train", "data=folder", "classes.names=[zebra]", "teacher=tiny"), "please give data.root=..."),
+        (("eval", "data=folder", "data.root=.", "classes.names=[zebra]", "model=maskclip_tiny"), "nothing to score without masks"),
+        (("segment", "model=maskclip_tiny", "input={textures}", "classes.names=[zebra]", "device=cuda"), "there is no GPU"),
+        (("eval", "model=maskclip_tiny", "data=textures", "data.root={textures}", "data.masks=x/{{}}.png"), "no such mask"),
         (("eval", "model=student", "model.checkpoint=nowhere", "data=textures", "data.root={textures}"), "no checkpoint nowhere"),
         (("eval", "model=maskclip_tiny", "model.architecture=ViT-Z", "data=textures", "data.root={textures}"), "unknown CLIP architecture"),
     ],

@@ -35,9 +35,11 @@ def prompt_denoising(logits: Tensor, threshold: float = 0.5, scale: float = LOGI
     """The logits (B, C, h, w) with every class removed that no position of the image is sure of (section 3.3).
 
     A class goes (its logits become -100) where the largest of its probabilities over the image is below `threshold`.
+    An image in which that is so of all classes is left as it is: there would be nothing to say about it.
     """
-    peak = (scale * logits).softmax(dim=1).amax(dim=(2, 3), keepdim=True)
-    return logits.masked_fill(peak < threshold, REMOVED)
+    peak = (scale * logits).softmax(dim=1).amax(dim=(2, 3), keepdim=True)  # B x C x 1 x 1
+    unsure = peak < threshold
+    return logits.masked_fill(unsure & ~unsure.all(dim=1, keepdim=True), REMOVED)
 
 
 def key_smoothing(logits: Tensor, keys: Tensor, threshold: float = 1.0, scale: float = LOGIT_SCALE) -> Tensor:
@@ -50,12 +52,24 @@ def key_smoothing(logits: Tensor, keys: Tensor, threshold: float = 1.0, scale: f
     probabilities = (scale * logits).softmax(dim=1)
     p = probabilities.flatten(2)  # B x C x hw
     k = F.normalize(keys.flatten(2), dim=1)  # B x K x hw
-    # sum_j (k_i . k_j) p_j, associated so that no hw x hw matrix is built when there are fewer classes than positions
+    # sum_j (k_i . k_j) p_j as (p k') k: no hw x hw matrix is built
     smooth = torch.bmm(torch.bmm(p, k.transpose(1, 2)), k).view_as(logits)
     if threshold >= 1:
         return smooth
     sure = probabilities.amax(dim=1, keepdim=True) >= threshold
     return torch.where(sure, probabilities, smooth)
+
+
+def vote_logits(votes: Tensor, scale: float = LOGIT_SCALE, floor: float = 1e-4) -> Tensor:
+    """Logits (B, C, h, w) from the scores of `key_smoothing`: the log of each class's share of the votes, over `scale`.
+
+    Every position keeps its best class. What changes is how positions compare: raw scores grow with the number of
+    similar positions, so that in bilinear upsampling large regions run over small ones and smoothed positions over
+    those that were left alone. For the latter the result is their logits again, up to a constant of the position.
+    Shares below `floor` count as `floor`.
+    """
+    votes = votes.clamp(min=0)
+    return (votes / votes.sum(dim=1, keepdim=True).clamp(min=1e-12)).clamp(min=floor).log() / scale
 
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:

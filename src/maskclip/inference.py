@@ -20,7 +20,8 @@ from maskclip.vocabulary import Vocabulary
 class Segmenter(Interface):
     """What predicts: class logits (B, C, h, w) on a grid that covers `covered_size` pixels, for RGB in 0..1.
 
-    `vocabulary` are its classes, `method` what a table calls it, `provenance` what made it.
+    `vocabulary` are its classes, `method` what a table calls it, `provenance` what made it, `weights_sha256` a
+    fingerprint of its weights.
     """
 
     vocabulary: Vocabulary
@@ -29,6 +30,9 @@ class Segmenter(Interface):
     @property
     def method(self) -> str: ...
 
+    @property
+    def weights_sha256(self) -> str | None: ...
+
     def __call__(self, image: Tensor, /) -> Tensor: ...
 
     def covered_size(self, height: int, width: int) -> tuple[int, int]: ...
@@ -36,7 +40,7 @@ class Segmenter(Interface):
 
 @dataclass(frozen=True)
 class Protocol:
-    """The size at which a network sees an image, ratio kept: at most `short_side` and at most `long_side`.
+    """The size at which a network sees an image, ratio kept: scaled up or down until a side is as long as given.
 
     Both None: the image's own size. With both, the smaller of the two scales counts (as "(2048, 512)" does in
     mmsegmentation). The whole image goes in at once.
@@ -69,7 +73,7 @@ def predict_logits(model: Segmenter, image: Tensor, protocol: Protocol) -> Tenso
     pixels = image.float() / 255 if image.dtype == torch.uint8 else image
     seen = resize(pixels, protocol.input_size(height, width))
     size = (seen.shape[-2], seen.shape[-1])
-    logits = upsample_logits(model(seen), model.covered_size(*size), size)
+    logits = upsample_logits(model(seen).float(), model.covered_size(*size), size)
     return resize(logits, (height, width))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from os import getpid
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from open_clip.model import CLIP
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from tqdm import tqdm
 
 from maskclip.errors import InputError
 from maskclip.vocabulary import Vocabulary
@@ -56,7 +58,8 @@ def embed_vocabulary(model: CLIP, tokenizer: Tokenizer, vocabulary: Vocabulary, 
     """
     device = next(model.parameters()).device
     rows = []
-    for words in vocabulary.words:
+    many = len(vocabulary.words) * len(templates) > 1000
+    for words in tqdm(vocabulary.words, desc="reading the class names", unit="class", leave=False, disable=not many):
         sentences = [template.format(word) for word in words for template in templates]
         embeddings = F.normalize(model.encode_text(tokenizer(sentences).to(device)).float(), dim=-1)
         rows.append(F.normalize(embeddings.mean(dim=0), dim=0))
@@ -71,7 +74,10 @@ def cached_embeddings(
     weights: str,
     cache: Path | None,
 ) -> Tensor:
-    """`embed_vocabulary`, kept in the folder `cache` under a key of weights, words and templates; None: not kept."""
+    """`embed_vocabulary`, kept in the folder `cache` under a key of weights, words and templates; None: not kept.
+
+    `weights` identifies the text tower: its architecture and a fingerprint of its weights.
+    """
     if cache is None:
         return embed_vocabulary(model, tokenizer, vocabulary, templates)
     fingerprint = json.dumps({"weights": weights, "words": vocabulary.words, "templates": list(templates)}, sort_keys=True)
@@ -79,8 +85,11 @@ def cached_embeddings(
     if path.is_file():
         return load_file(path)["text_embeddings"]
     embeddings = embed_vocabulary(model, tokenizer, vocabulary, templates)
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{getpid()}")  # several processes may write the same entry
-    save_file({"text_embeddings": embeddings}, partial)
-    partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"text_embeddings": embeddings}, partial)
+        partial.replace(path)
+    except OSError as cause:
+        warnings.warn(f"text embeddings are not kept: {cause} ($MASKCLIP_CACHE names another folder)", stacklevel=2)
     return embeddings

@@ -6,8 +6,7 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,15 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
+from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from maskclip.callbacks import AtomicCheckpoints, SavePictures
 from maskclip.data.datamodule import SegmentationData
 from maskclip.data.images import find_images
 from maskclip.errors import InputError
@@ -30,6 +32,7 @@ from maskclip.metrics import scores
 from maskclip.models import Student
 from maskclip.results import PROJECT, class_table, commit, device_name, score_entries, table, versions, write_json
 from maskclip.segment import segment_files
+from maskclip.tasks import Evaluation
 from maskclip.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
@@ -41,7 +44,7 @@ OmegaConf.register_new_resolver("project", lambda: str(PROJECT), replace=True)
 def program(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
     """A program whose input errors are one sentence on stderr and exit status 2, not a stack trace.
 
-    In a multirun the error goes on to Hydra, which notes that the job failed.
+    In a multirun Hydra runs the other jobs before it stops with the first one's sentence.
     """
 
     @wraps(main)
@@ -51,29 +54,16 @@ def program(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
         logging.getLogger().setLevel(logging.WARNING)  # open_clip and Lightning tell their life at INFO
         logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
         try:
-            with input_errors():
-                return main(cfg)
-        except InputError as error:
+            if missing := OmegaConf.missing_keys(cfg):
+                raise InputError(f"please give {' and '.join(f'{key}=...' for key in sorted(missing))}")
+            return main(cfg)
+        except (InputError, MisconfigurationException) as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
-                raise
+                raise CompactHydraException(f"error: {error}") from None
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
 
     return wrapped
-
-
-@contextmanager
-def input_errors() -> Iterator[None]:
-    """Hydra wraps what a constructor raises; an `InputError` comes out as itself."""
-    try:
-        yield
-    except InstantiationException as error:
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, InputError):
-                raise cause from None
-            cause = cause.__cause__
-        raise
 
 
 def plain(node: Any) -> Any:
@@ -87,11 +77,14 @@ def build(node: Any, **objects: Any) -> Any:
 
 
 def build_trainer(cfg: DictConfig, **options: Any) -> pl.Trainer:
-    """The trainer of a config; over several processes buffers are not broadcast before each forward (evaluation is uneven)."""
-    settings = plain(cfg.trainer)
-    if settings.get("strategy") == "ddp":
-        from pytorch_lightning.strategies import DDPStrategy
+    """The trainer of a config.
 
+    Over several processes, buffers are not broadcast before each forward pass: in validation one process may have an
+    image more than another and would wait for ever. The tasks share them when it matters.
+    """
+    settings = plain(cfg.trainer)
+    several = settings["num_nodes"] > 1 or settings["devices"] not in (1, "1")
+    if settings["strategy"] == "ddp" or (settings["strategy"] == "auto" and several):
         options["strategy"] = DDPStrategy(broadcast_buffers=False)
     return build({k: v for k, v in settings.items() if k not in options}, **options)
 
@@ -101,9 +94,6 @@ def evaluate_model(cfg: DictConfig, model: Segmenter, data: SegmentationData, ou
 
     Writes `output`/results.json, `output`/confusion.npy (pixel counts, rows are the truth) and a few pictures.
     """
-    from maskclip.callbacks import SavePictures
-    from maskclip.tasks import Evaluation
-
     protocol: Protocol = build(cfg.protocol)
     task = Evaluation(model, protocol, len(data.vocabulary))
     callbacks = [SavePictures(output / "pictures", data.vocabulary, cfg.pictures)] if cfg.pictures else []
@@ -116,11 +106,11 @@ def evaluate_model(cfg: DictConfig, model: Segmenter, data: SegmentationData, ou
         "data": data.name,
         "split": "val",
         **score_entries(scores(task.counts, data.vocabulary.unseen_indices), data.vocabulary),
-        "images": len(data.dataset("val")),
+        "images": task.images,
         "seconds": round(time.perf_counter() - start, 2),
         "device": device_name(trainer.strategy.root_device),
         "processes": trainer.world_size,
-        "weights_sha256": model.provenance.get("weights_sha256"),
+        "weights_sha256": model.weights_sha256,
         "provenance": model.provenance,
         "classes": list(data.vocabulary.names),
         "words": data.vocabulary.words,
@@ -142,6 +132,8 @@ def evaluate(cfg: DictConfig) -> float:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     vocabulary = Vocabulary(**plain(cfg.classes))
     data: SegmentationData = build(cfg.data, classes=vocabulary)
+    if cfg.data.masks is None:
+        raise InputError("there is nothing to score without masks (data.masks); src/segment.py writes label maps")
     data.dataset("val")  # a missing data set is said before a model is loaded
     model = build(cfg.model, classes=vocabulary)
     output = Path(cfg.paths.output)
@@ -159,17 +151,26 @@ def report(card: Card, output: Path) -> None:
         print("Seen and unseen classes compete; unseen pixels occur in the training images, unlabelled (transductive).")
 
 
-def train(cfg: DictConfig) -> float:
-    """`src/train.py`: train a student, evaluate it, print the table, write the card. Returns the mIoU in percent."""
+def train(cfg: DictConfig) -> float | None:
+    """`src/train.py`: train a student, evaluate it, print the table, write the card.
+
+    Returns the mIoU in percent; None where there are no masks to score with.
+    """
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     output = Path(cfg.paths.output)
     card, _ = train_student(cfg, output)
+    if card is None:
+        print(f"No masks, so nothing is scored; the student is {output / 'checkpoints' / 'last.ckpt'}")
+        return None
     report(card, output)
     return card["miou"]
 
 
-def train_student(cfg: DictConfig, output: Path) -> tuple[Card, Student]:
-    """The card of a student trained on the labels of its teacher, and the student; checkpoints go to `output`."""
+def train_student(cfg: DictConfig, output: Path) -> tuple[Card | None, Student]:
+    """The card of a student trained on the labels of its teacher, and the student; checkpoints go to `output`.
+
+    The card is None where the data have no masks to score with.
+    """
     vocabulary = Vocabulary(**plain(cfg.classes))
     data: SegmentationData = build(cfg.data, classes=vocabulary)
     for split in ("train", "val"):
@@ -181,16 +182,18 @@ def train_student(cfg: DictConfig, output: Path) -> tuple[Card, Student]:
         classes=plain(cfg.classes),
         embedding_dim=teacher.embedding_dim,
         protocol=plain({k: v for k, v in cfg.protocol.items() if k != "_target_"}),
-        provenance={"method": cfg.method, "labels": data.labels, "teacher": teacher.method, **teacher.provenance},
+        provenance={"method": cfg.method, "labels": data.labels, "teacher": {"method": teacher.method, **teacher.provenance}},
     )
     task.attach_teacher(teacher)
+    if resume:
+        check_resumable(task, resume)
     callbacks = [build(c) for c in cfg.callbacks.values() if c is not None]
     logger = build(cfg.logger) if cfg.logger else False
-    trainer = build_trainer(cfg, callbacks=callbacks, logger=logger)
+    trainer = build_trainer(cfg, callbacks=callbacks, logger=logger, plugins=[AtomicCheckpoints()])
     trainer.fit(task, data, ckpt_path=resume)
     trainer.save_checkpoint(output / "checkpoints" / "last.ckpt")
     student = task.student.eval()
-    return evaluate_model(cfg, student, data, output), student
+    return (None if cfg.data.masks is None else evaluate_model(cfg, student, data, output)), student
 
 
 def checkpoint_to_resume(resume: str | None) -> str | None:
@@ -204,16 +207,30 @@ def checkpoint_to_resume(resume: str | None) -> str | None:
     return str(path)
 
 
+def check_resumable(task: pl.LightningModule, checkpoint: str) -> None:
+    """Raise `InputError` if the checkpoint is of another student, other classes or another schedule."""
+    stored = torch.load(checkpoint, map_location="cpu", weights_only=True).get("hyper_parameters", {})
+    differ = [key for key, value in dict(task.hparams).items() if key != "provenance" and stored.get(key) != value]
+    if differ:
+        raise InputError(
+            f"{checkpoint} was trained with other settings ({', '.join(differ)}); "
+            "resume with the experiment and overrides of the run that wrote it"
+        )
+
+
 def segment(cfg: DictConfig) -> None:
     """`src/segment.py`: label maps, overlays and a legend for images or folders of images."""
     if cfg.input is None:
         raise InputError("no input: name an image or a folder, as in input=photos/")
-    sources = [cfg.input] if isinstance(cfg.input, str) else list(cfg.input)
-    files = [(path, Path(source)) for source in sources for path in find_images(Path(source))]
+    sources = [Path(str(s)) for s in (cfg.input if OmegaConf.is_list(cfg.input) else [cfg.input])]
+    files = [(path, source) for source in sources for path in find_images(source)]
     words = plain(cfg.classes)
     vocabulary = Vocabulary(**words) if words["names"] else None
     model = build(cfg.model, classes=vocabulary)
-    device = torch.device("cuda" if cfg.device == "auto" and torch.cuda.is_available() else "cpu" if cfg.device == "auto" else cfg.device)
+    automatic = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(automatic if cfg.device == "auto" else cfg.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device={cfg.device}: there is no GPU that torch can use here")
     broken = segment_files(model.to(device), files, build(cfg.protocol), Path(cfg.output))
     print(f"{len(files) - len(broken)} of {len(files)} images segmented; label maps, overlays and legend in {cfg.output}")
     if broken:

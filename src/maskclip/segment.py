@@ -29,12 +29,8 @@ def segment_files(model: MaskCLIP | Student, files: Sequence[tuple[Path, Path]],
         {"classes": [{"index": i, "name": n, "colour": list(c)} for i, (n, c) in enumerate(zip(names, palette, strict=True))]},
     )
     write_atomically(legend(names, palette, width=640), output / "legend.png")
-    stems = Counter(path.with_suffix("") for path, _ in files)
     broken = []
-    for path, source in tqdm(files, unit="image", desc="segmenting", disable=len(files) < 2):
-        relative = Path(path.name) if path == source else path.relative_to(source)
-        if stems[path.with_suffix("")] > 1:  # cat.jpg beside cat.png: the suffix stays in the name of the output
-            relative = relative.with_name(relative.name.replace(".", "_") + ".png")
+    for path, relative in tqdm(_outputs(files).items(), unit="image", desc="segmenting", disable=len(files) < 2):
         try:
             pixels = read_image(path)
         except InputError as error:
@@ -45,3 +41,22 @@ def segment_files(model: MaskCLIP | Student, files: Sequence[tuple[Path, Path]],
         picture = Image.fromarray(overlay(pixels, labels, palette))
         write_atomically(picture, (output / "overlays" / relative).with_suffix(".jpg"), quality=92)
     return broken
+
+
+def _outputs(files: Sequence[tuple[Path, Path]]) -> dict[Path, Path]:
+    """Where the output of each picture goes: its path below the folder it was found in.
+
+    cat.jpg beside cat.png keeps the suffix in its name, cat_jpg; pictures of several folders that would still meet are
+    an `InputError`.
+    """
+    relative = {path: Path(path.name) if path == source else path.relative_to(source) for path, source in files}
+    stems = Counter(path.with_suffix("") for path in relative)
+    for path, name in relative.items():
+        if stems[path.with_suffix("")] > 1:
+            relative[path] = name.with_name(name.name.replace(".", "_") + ".png")
+    taken: dict[Path, Path] = {}
+    for path, name in relative.items():
+        other = taken.setdefault(name.with_suffix(""), path)
+        if other != path:
+            raise InputError(f"{other} and {path} would be written to the same place; segment their folders one by one")
+    return relative

@@ -21,13 +21,13 @@ def _default_palette(count: int) -> Palette:
 class Vocabulary:
     """Class names in index order and what belongs to each.
 
-    `prompts` maps a class name to the words that are put into the sentences where they differ from the name (several
-    are synonyms). `unseen` names the classes without labels in the zero-shot setting. With `background`, class 0 is
+    `prompts` maps a class name to the words that are put into the sentences where they differ from the name (a word,
+    or several that are synonyms). `unseen` names the classes without labels in the zero-shot setting. With `background`, class 0 is
     the background: it has no words, and only a student can learn it. Raises `InputError` if anything does not fit.
     """
 
     names: Sequence[str]
-    prompts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    prompts: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
     palette: Sequence[Sequence[int]] | None = None
     unseen: Sequence[str] = ()
     background: bool = False
@@ -35,6 +35,8 @@ class Vocabulary:
     def __post_init__(self) -> None:
         if isinstance(self.names, str) or not self.names:
             raise InputError("no class names: give a list of words, such as classes.names=[cat,grass,sky]")
+        if strangers := [name for name in self.names if not isinstance(name, str)]:
+            raise InputError(f"class names must be words; quote {', '.join(map(str, strangers))}")
         if blank := [i for i, name in enumerate(self.names) if not str(name).strip()]:
             raise InputError(f"class names {blank} are empty (counted from 0)")
         if len(self.names) >= 255:
@@ -45,6 +47,10 @@ class Vocabulary:
         for key, mentioned in (("prompts", self.prompts), ("unseen", self.unseen)):
             if strangers := [name for name in mentioned if name not in self.names]:
                 raise InputError(f"classes.{key} mentions {', '.join(strangers)}, not among the class names: {', '.join(self.names)}")
+        if wordless := [name for name, words in self.prompts.items() if not words or not all(map(str.strip, words))]:
+            raise InputError(f"classes.prompts has no words for {', '.join(wordless)}")
+        if self.background and self.names[0] != "background":
+            raise InputError(f"classes.background=true, but the first class is {self.names[0]!r}, not 'background'")
         if self.palette is not None and len(self.palette) != len(self.names):
             raise InputError(f"the palette has {len(self.palette)} colours for {len(self.names)} classes")
 
@@ -59,7 +65,8 @@ class Vocabulary:
     @property
     def words(self) -> list[list[str]]:
         """What the text tower reads for each class that has words (all but the background)."""
-        return [list(self.prompts.get(name, [name])) for name in self.names[int(self.background) :]]
+        given = [self.prompts.get(name, name) for name in self.names[int(self.background) :]]
+        return [[words] if isinstance(words, str) else list(words) for words in given]
 
     @property
     def unseen_indices(self) -> list[int]:

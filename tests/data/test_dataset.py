@@ -58,6 +58,17 @@ def test_without_a_split_every_image_counts(files: dict[str, Any]) -> None:
     assert data[2]["image"].shape == (3, 4, 6)
 
 
+def test_names_may_have_spaces(files: dict[str, Any]) -> None:
+    (files["root"] / "images" / "a.png").rename(files["root"] / "images" / "my photo.png")
+    (files["root"] / "val.txt").write_text("my photo\n\n")
+    assert SegmentationDataset(**{**files, "masks": None})[0]["name"] == "my photo"
+
+
+def test_a_pattern_needs_a_place_for_the_name(files: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"data.images='\*.jpg' must hold {} once"):
+        SegmentationDataset(**{**files, "images": "*.jpg"})
+
+
 def test_the_transform_gets_the_number_of_the_draw(files: dict[str, Any]) -> None:
     seen = []
     data = SegmentationDataset(**files, transform=lambda image, mask, number: seen.append(number) or (image, mask))

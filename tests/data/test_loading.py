@@ -37,6 +37,11 @@ def test_draws_do_not_depend_on_processes_or_restarts() -> None:
     merged = [draw for step in range(6) for rank in (0, 1) for draw in two[rank][2 * step : 2 * step + 2]]
     assert merged == alone
     assert list(islice(NumberedDraws(range(10), seed=0, batch=4, start=8), 16)) == alone[8:]
+    done = 0
+    moving = NumberedDraws(range(10), seed=0, batch=4, start=lambda: done)
+    assert next(iter(moving)) == alone[0]
+    done = 12
+    assert next(iter(moving)) == alone[12]
 
 
 def picture() -> tuple[np.ndarray, np.ndarray]:
@@ -80,17 +85,13 @@ def test_first_size(side: str, expected: tuple[int, int]) -> None:
 
 
 def module(root: Path, classes: Vocabulary, **options: Any) -> SegmentationData:
-    return SegmentationData(
-        classes,
-        root=str(root),
-        images="JPEGImages/{}.jpg",
-        masks="SegmentationClass/{}.png",
-        train="ImageSets/Segmentation/train.txt",
-        val="ImageSets/Segmentation/val.txt",
-        augmentation={"crop": 64},
-        num_workers=0,
-        **options,
-    )
+    files = {
+        "images": "JPEGImages/{}.jpg",
+        "masks": "SegmentationClass/{}.png",
+        "train": "ImageSets/Segmentation/train.txt",
+        "val": "ImageSets/Segmentation/val.txt",
+    }
+    return SegmentationData(classes, root=str(root), augmentation={"crop": 64}, num_workers=0, **{**files, **options})
 
 
 @pytest.mark.parametrize("labels", ["none", "oracle_ignore", "seen", "all"])
@@ -123,3 +124,23 @@ def test_bad_settings(textures_root: Path, texture_classes: Vocabulary) -> None:
         module(textures_root, texture_classes, labels="some")
     with pytest.raises(InputError, match="needs unseen classes"):
         module(textures_root, Vocabulary(["cat"]), labels="seen")
+    with pytest.raises(InputError, match=r"data.labels=all needs masks"):
+        module(textures_root, texture_classes, masks=None)
+    with pytest.raises(InputError, match="BatchNorm needs two"):
+        module(textures_root, texture_classes, batch_size=1).train_dataloader()
+    with pytest.raises(InputError, match=r"data.augmentation.side='tall'"):
+        TrainTransform(64, side="tall")
+
+
+def test_an_error_of_a_worker_is_the_sentence_alone(textures_root: Path, texture_classes: Vocabulary) -> None:
+    data = module(textures_root, texture_classes, masks="nowhere/{}.png")
+    data.num_workers = 1
+    with pytest.raises(InputError) as error:
+        next(iter(data.val_dataloader()))
+    assert str(error.value).startswith("no such mask: ") and "\n" not in str(error.value)
+
+
+def test_without_masks_there_is_nothing_to_validate(textures_root: Path, texture_classes: Vocabulary) -> None:
+    data = module(textures_root, texture_classes, masks=None, labels="none", batch_size=4)
+    assert data.val_dataloader() == []
+    assert (next(iter(data.train_dataloader()))["mask"] <= 255).all()

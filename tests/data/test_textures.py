@@ -82,7 +82,7 @@ def test_no_single_pixel_gives_a_class_away() -> None:
         scene = draw_scene(rng, (96, 96))
         valid = scene.mask != 255
         np.add.at(confusion, (scene.mask[valid], best[colour_cells(scene.image)[valid]]), 1)
-    assert iou_of(torch.from_numpy(confusion)).nanmean() < 0.35
+    assert iou_of(torch.from_numpy(confusion)).nanmean() < 0.33
 
 
 def test_the_data_set_on_disk(tmp_path: Path) -> None:

@@ -45,7 +45,14 @@ def test_sizes_that_the_stride_does_not_divide(height: int, width: int) -> None:
     model = student()
     logits = model(torch.rand(1, 3, height, width))
     covered = model.covered_size(height, width)
-    assert logits.shape == (1, 3, covered[0] // model.stride, covered[1] // model.stride)
+    assert logits.shape == (1, 3, covered[0] // 4, covered[1] // 4)
+
+
+def test_every_parameter_is_trained() -> None:
+    """A parameter without a gradient is dead weight, and stops DDP."""
+    model = student(("background", "cat"), background=True).train()
+    model(torch.rand(2, 3, 64, 64)).square().sum().backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
 def test_text_embeddings_are_not_trained() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import open_clip
 from open_clip.model import CLIP
+from torch import nn
 
 from maskclip.clip import tiny
 from maskclip.errors import InputError
@@ -73,7 +74,7 @@ def load_clip(architecture: str, pretrained: str | None) -> CLIP:
     return model.eval()
 
 
-def weights_sha256(model: CLIP) -> str:
+def weights_sha256(model: nn.Module) -> str:
     """A fingerprint of all weights: SHA-256 over names and float32 bytes in order of the names."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):

@@ -60,6 +60,8 @@ class SegmentationData(pl.LightningDataModule):
         }
         if labels not in hidden:
             raise InputError(f"data.labels={labels!r}: choose one of {', '.join(hidden)}")
+        if masks is None and labels != "none":
+            raise InputError(f"data.labels={labels} needs masks (data.masks); without any, say data.labels=none")
         if labels == "seen" and not self.vocabulary.unseen:
             raise InputError("data.labels=seen needs unseen classes, and this vocabulary names none (classes.unseen)")
         self.hide, self.labels = hidden[labels], labels
@@ -85,13 +87,22 @@ class SegmentationData(pl.LightningDataModule):
                 f"{world} processes x {accumulate} accumulated steps"
             )
         each = self.batch_size // (world * accumulate)
-        done = self.trainer.global_step * self.batch_size if self.trainer else 0
+        if each < 2:
+            raise InputError(f"data.batch_size={self.batch_size} leaves one image at a time, and BatchNorm needs two")
         data = self.dataset("train", hide=self.hide, transform=TrainTransform(**self.augmentation, seed=self.seed))
-        draws = NumberedDraws(data, self.seed, each, rank, world, start=done)
+        draws = NumberedDraws(data, self.seed, each, rank, world, start=self._drawn)
         return self._loader(data, sampler=draws, batch_size=each)
 
-    def val_dataloader(self) -> DataLoader[Sample]:
+    def _drawn(self) -> int:
+        """How many draws the optimiser has seen so far, over all processes."""
+        return self.trainer.global_step * self.batch_size if self.trainer else 0
+
+    def val_dataloader(self) -> DataLoader[Sample] | list[DataLoader[Sample]]:
+        if self.files["masks"] is None:
+            return []  # nothing to score
         data = self.dataset("val")
+        if len(data) < self._processes[1]:
+            raise InputError(f"{len(data)} validation images cannot be shared among {self._processes[1]} processes: take fewer")
         return self._loader(data, sampler=EveryNth(data, *self._processes), batch_size=1)
 
     test_dataloader = val_dataloader

@@ -62,6 +62,9 @@ class SegmentationDataset(Dataset[Sample]):
         self.num_classes, self.reduce_zero_label = num_classes, reduce_zero_label
         if isinstance(hide, str) and hide not in ("all", "valid"):
             raise InputError(f"hide={hide!r}: give class indices, 'all' or 'valid'")
+        for key, pattern in (("images", images), ("masks", masks)):
+            if pattern is not None and pattern.count("{}") != 1:
+                raise InputError(f"data.{key}={pattern!r} must hold {{}} once, in the place of the name, as in photos/{{}}.jpg")
         self.hide = hide
         self.transform = transform
         if not self.root.is_dir():
@@ -73,14 +76,14 @@ class SegmentationDataset(Dataset[Sample]):
             path = self.root / split
             if not path.is_file():
                 raise InputError(f"no split file {path}. {source}".strip())
-            names = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+            names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
         else:
             before, after = self.images.split("{}")
             fits = (str(p.relative_to(self.root).as_posix()) for p in self.root.glob(before + "**/*" + after))
             names = sorted(name[len(before) : len(name) - len(after)] for name in fits)
         if not names:
             where = self.root / split if split is not None else self.root / self.images
-            raise InputError(f"no images: {where} {'is empty' if split is not None else 'fits no file'}")
+            raise InputError(f"no images: {where} {'is empty' if split is not None else 'fits no file (data.images)'}")
         return names
 
     def __len__(self) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from maskclip.errors import InputError
 
@@ -37,7 +37,7 @@ def read_image(path: Path) -> np.ndarray:
             return np.array(to_rgb(image))
     except FileNotFoundError:
         raise InputError(f"no such image: {path}") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as cause:
+    except Exception as cause:  # decoders raise whatever they like at a broken file
         raise InputError(f"cannot read the image {path}: {cause}") from cause
 
 
@@ -50,7 +50,9 @@ def read_mask(path: Path) -> np.ndarray:
             return np.array(image, dtype=np.int32)
     except FileNotFoundError:
         raise InputError(f"no such mask: {path}") from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as cause:
+    except InputError:
+        raise
+    except Exception as cause:
         raise InputError(f"cannot read the mask {path}: {cause}") from cause
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sized
 
 import torch
 from torch.utils.data import Sampler
@@ -29,16 +29,18 @@ class EveryNth(Sampler[int]):
 class NumberedDraws(Sampler[Draw]):
     """Endless training draws: one random permutation of the data after another, each draw with its number.
 
-    Process `rank` of `world` takes every `world`-th block of `batch` draws, from draw `start` on. Draw number k is the
-    same image with the same augmentation whatever the number of processes, workers or restarts.
+    Process `rank` of `world` takes every `world`-th block of `batch` draws, from draw `start` on (a function is
+    asked whenever an iteration begins). Draw number k is the same image with the same augmentation whatever the number
+    of processes, workers or restarts.
     """
 
-    def __init__(self, data: Sized, seed: int, batch: int, rank: int = 0, world: int = 1, start: int = 0) -> None:
+    def __init__(self, data: Sized, seed: int, batch: int, rank: int = 0, world: int = 1, start: int | Callable[[], int] = 0) -> None:
         self.size, self.seed, self.batch = len(data), seed, batch
-        self.rank, self.world, self.start = rank, world, start
+        self.rank, self.world = rank, world
+        self.start = start if callable(start) else lambda: start
 
     def __iter__(self) -> Iterator[Draw]:
-        first = self.start + self.rank * self.batch
+        first = self.start() + self.rank * self.batch
         while True:
             for number in range(first, first + self.batch):
                 yield Draw(self.image(number), number)

@@ -37,7 +37,6 @@ class Texture:
     colours: tuple[Colour, ...]
     thing: bool = True
     synonym: str | None = None
-    hue_jitter: float = 10.0
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -62,6 +61,23 @@ CLASSES: tuple[Texture, ...] = (
 
 
 @dataclass(frozen=True)
+class ColourJitter:
+    """How far colours stray: deviation of the hue (degrees), share of regions of any hue at all, factors of saturation and value."""
+
+    hue: float
+    any_hue: float
+    saturation: tuple[float, float]
+    value: tuple[float, float]
+
+
+JITTER = ColourJitter(16.0, 0.1, (0.6, 1.3), (0.8, 1.15))
+"""The colours of the world: no class has its own."""
+
+GENTLE_JITTER = ColourJitter(10.0, 0.03, (0.75, 1.2), (0.85, 1.1))
+"""Colours that stray less, for a learner's first steps."""
+
+
+@dataclass(frozen=True)
 class Scene:
     """One drawn image: `image` (H, W, 3) uint8 RGB, `mask` (H, W) uint8 class indices with 255 on outlines of things."""
 
@@ -75,11 +91,11 @@ class Scene:
         return [int(i) for i in np.flatnonzero(counts >= 0.01 * self.mask.size)]
 
 
-def paint(rng: np.random.Generator, texture: Texture, shape: Shape) -> np.ndarray:
+def paint(rng: np.random.Generator, texture: Texture, shape: Shape, jitter: ColourJitter = JITTER) -> np.ndarray:
     """A whole picture of one texture, (H, W, 3) float32 in 0..1, with jittered colours."""
     field = texture.pattern(rng, shape)
-    shift = rng.normal(0, texture.hue_jitter) if rng.random() > 0.03 else rng.uniform(-180, 180)
-    saturation, value = rng.uniform(0.75, 1.2), rng.uniform(0.85, 1.1)
+    shift = rng.normal(0, jitter.hue) if rng.random() > jitter.any_hue else rng.uniform(-180, 180)
+    saturation, value = rng.uniform(*jitter.saturation), rng.uniform(*jitter.value)
     anchors = np.array(
         [colorsys.hsv_to_rgb(((hue + shift) / 360) % 1, min(1, s * saturation), min(1, v * value)) for hue, s, v in texture.colours]
     )
@@ -134,7 +150,7 @@ def _light(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     return (np.clip(lit, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-def draw_scene(rng: np.random.Generator, shape: Shape) -> Scene:
+def draw_scene(rng: np.random.Generator, shape: Shape, jitter: ColourJitter = JITTER) -> Scene:
     """A scene of one or two stuffs and one to three things; (H, W) = `shape`."""
     stuff_ids = [i for i, texture in enumerate(CLASSES) if not texture.thing]
     thing_ids = [i for i, texture in enumerate(CLASSES) if texture.thing]
@@ -147,7 +163,7 @@ def draw_scene(rng: np.random.Generator, shape: Shape) -> Scene:
     image = np.empty((*shape, 3), dtype=np.float32)
     for index in (*stuffs, *things):
         region = mask == index
-        image[region] = paint(rng, CLASSES[index], shape)[region]
+        image[region] = paint(rng, CLASSES[index], shape, jitter)[region]
     kernel = np.ones((3, 3), np.uint8)
     edge = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, kernel) > 0
     touches_thing = cv2.dilate(np.isin(mask, thing_ids).astype(np.uint8), kernel) > 0
@@ -155,10 +171,10 @@ def draw_scene(rng: np.random.Generator, shape: Shape) -> Scene:
     return Scene(_light(rng, image), mask)
 
 
-def draw_close_up(rng: np.random.Generator, shape: Shape) -> Scene:
+def draw_close_up(rng: np.random.Generator, shape: Shape, jitter: ColourJitter = JITTER) -> Scene:
     """A picture filled by a single texture."""
     index = int(rng.integers(len(CLASSES)))
-    image = _light(rng, paint(rng, CLASSES[index], shape))
+    image = _light(rng, paint(rng, CLASSES[index], shape, jitter))
     return Scene(image, np.full(shape, index, dtype=np.uint8))
 
 
@@ -176,9 +192,10 @@ def caption(rng: np.random.Generator, classes: list[int], omit: float = 0.15) ->
     return str(rng.choice(CAPTIONS)).format(listed)
 
 
-def stream(seed: int | list[int], shape: Shape, close_ups: float = 0.3) -> Iterator[tuple[np.ndarray, str]]:
+def stream(seed: int | list[int], shape: Shape, close_ups: float = 0.3, jitter: ColourJitter = JITTER) -> Iterator[tuple[np.ndarray, str]]:
     """Captioned images without end: (H, W, 3) uint8 and a sentence. The same seed gives the same stream."""
     rng = np.random.default_rng(seed)
     while True:
-        scene = draw_close_up(rng, shape) if rng.random() < close_ups else draw_scene(rng, shape)
+        draw = draw_close_up if rng.random() < close_ups else draw_scene
+        scene = draw(rng, shape, jitter)
         yield scene.image, caption(rng, scene.visible)

@@ -23,6 +23,9 @@ def write_textures(root: Path, palette: Sequence[Sequence[int]], train: int = 40
     short is not taken for a finished one.
     """
     counts = {"train": train, "val": val}
+    folder = root / "ImageSets" / "Segmentation"
+    for split in counts:
+        (folder / f"{split}.txt").unlink(missing_ok=True)
     bar = tqdm(total=train + val, unit="image", desc="drawing textures")
     names: dict[str, list[str]] = {split: [] for split in counts}
     for part, (split, count) in enumerate(counts.items()):
@@ -35,7 +38,6 @@ def write_textures(root: Path, palette: Sequence[Sequence[int]], train: int = 40
             names[split].append(name)
             bar.update()
     bar.close()
-    folder = root / "ImageSets" / "Segmentation"
     folder.mkdir(parents=True, exist_ok=True)
     for split, listed in names.items():
         (folder / f"{split}.txt").write_text("\n".join(listed) + "\n")

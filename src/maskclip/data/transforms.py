@@ -9,6 +9,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the netwo
 import albumentations as A
 import numpy as np
 
+from maskclip.errors import InputError
 from maskclip.functional import IGNORE_INDEX
 
 
@@ -30,7 +31,10 @@ class TrainTransform:
         colour: bool = True,
         seed: int = 0,
     ) -> None:
-        first = {"short": A.SmallestMaxSize, "long": A.LongestMaxSize}[side]
+        sides = {"short": A.SmallestMaxSize, "long": A.LongestMaxSize}
+        if side not in sides:
+            raise InputError(f"data.augmentation.side={side!r}: choose short or long")
+        first = sides[side]
         steps: list[A.BasicTransform] = [] if size is None else [first(max_size=size)]
         steps.append(A.RandomScale(scale_limit=(scale[0] - 1, scale[1] - 1), p=1.0))
         steps.append(A.PadIfNeeded(crop, crop, position="top_left", fill=0, fill_mask=IGNORE_INDEX))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -16,10 +17,13 @@ from torch import Tensor
 from maskclip.clip import DenseCLIP, Frozen, load_clip, tiny, weights_sha256
 from maskclip.clip.loading import cache_root
 from maskclip.errors import InputError
-from maskclip.functional import LOGIT_SCALE, REMOVED, cosine_logits, key_smoothing, prompt_denoising
+from maskclip.functional import LOGIT_SCALE, REMOVED, cosine_logits, key_smoothing, prompt_denoising, vote_logits
 from maskclip.inference import Protocol, predict_image
 from maskclip.prompts import cached_embeddings, resolve_templates
 from maskclip.vocabulary import Vocabulary
+
+NEVER = 2 * REMOVED
+"""Logit of the background, which has no words: below whatever a class can have."""
 
 
 class MaskCLIP(Frozen):
@@ -42,7 +46,7 @@ class MaskCLIP(Frozen):
         key_smoothing: float | None = None,
         prompt_denoising: float | None = None,
         logit_scale: float = LOGIT_SCALE,
-        provenance: dict[str, object] | None = None,
+        provenance: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         for name, threshold in (("key_smoothing", key_smoothing), ("prompt_denoising", prompt_denoising)):
@@ -82,7 +86,7 @@ class MaskCLIP(Frozen):
             _warn_of_unknown_words(model, tokenizer, vocabulary)
         fingerprint = weights_sha256(model)
         folder = cache_root() if cache == "default" else None if cache is None else Path(cache)
-        embeddings = cached_embeddings(model, tokenizer, vocabulary, sentences, fingerprint, folder)
+        embeddings = cached_embeddings(model, tokenizer, vocabulary, sentences, f"{architecture} {fingerprint}", folder)
         return cls(
             DenseCLIP(model.visual, strategy),
             vocabulary,
@@ -100,6 +104,11 @@ class MaskCLIP(Frozen):
         return " + ".join([str(self.provenance.get("strategy", "maskclip"))] + [name for name, on in refinements if on is not None])
 
     @property
+    def weights_sha256(self) -> str | None:
+        """A fingerprint of CLIP's weights; None if this was not made by `build`."""
+        return self.provenance.get("weights_sha256")
+
+    @property
     def embedding_dim(self) -> int:
         return self.text_embeddings.shape[1]
 
@@ -110,18 +119,23 @@ class MaskCLIP(Frozen):
     def forward(self, image: Tensor, classes: Tensor | None = None) -> Tensor:
         """Class logits (B, C, h, w) of RGB images (B, 3, H, W) in 0..1; with `classes` (U,), only those compete.
 
-        Cosines, or, with key smoothing, scores. Prompt denoising comes first, key smoothing second.
+        Cosines, or, with key smoothing, shares of votes on a like scale. Prompt denoising comes first, key smoothing second.
         """
         features, keys = self.clip(image, with_keys=self.key_smoothing is not None)
+        with torch.autocast(image.device.type, enabled=False):  # close cosines need all their digits
+            return self._classify(features.float(), None if keys is None else keys.float(), classes)
+
+    def _classify(self, features: Tensor, keys: Tensor | None, classes: Tensor | None) -> Tensor:
         first = int(self.vocabulary.background)
         chosen = self.text_embeddings if classes is None else self.text_embeddings[classes - first]
-        logits = cosine_logits(features.float(), chosen)
+        logits = cosine_logits(features, chosen)
         if self.prompt_denoising is not None:
             logits = prompt_denoising(logits, self.prompt_denoising, self.logit_scale)
-        if self.key_smoothing is not None:
-            logits = key_smoothing(logits, keys.float(), self.key_smoothing, self.logit_scale)
+        if self.key_smoothing is not None and keys is not None:
+            votes = key_smoothing(logits, keys, self.key_smoothing, self.logit_scale)
+            logits = vote_logits(votes, self.logit_scale)
         if first and classes is None:
-            logits = torch.cat([torch.full_like(logits[:, :1], REMOVED), logits], dim=1)
+            logits = torch.cat([torch.full_like(logits[:, :1], NEVER), logits], dim=1)
         return logits
 
     def segment(self, image: Image.Image, short_side: int | None = None, long_side: int | None = None) -> np.ndarray:

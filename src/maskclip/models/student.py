@@ -9,8 +9,10 @@ from typing import Any
 import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
+from segmentation_models_pytorch.encoders.resnet import ResNetEncoder
 from torch import Tensor, nn
 
+from maskclip.clip import weights_sha256
 from maskclip.errors import InputError
 from maskclip.vocabulary import Vocabulary
 
@@ -30,7 +32,6 @@ class Student(nn.Module):
     mean: Tensor
     std: Tensor
     text_embeddings: Tensor
-    stride = 4
     multiple = 32
 
     def __init__(
@@ -56,6 +57,11 @@ class Student(nn.Module):
     def method(self) -> str:
         return str(self.provenance.get("method", "student"))
 
+    @property
+    def weights_sha256(self) -> str:
+        """A fingerprint of the student's own weights."""
+        return weights_sha256(self)
+
     def covered_size(self, height: int, width: int) -> tuple[int, int]:
         """The image size, in pixels, that the grid of logits covers: rounded up to what the encoder's strides divide."""
         return -(-height // self.multiple) * self.multiple, -(-width // self.multiple) * self.multiple
@@ -76,7 +82,7 @@ class Student(nn.Module):
 
 def _deeplab(encoder: str, weights: str | None, channels: int, options: dict[str, Any]) -> nn.Module:
     try:
-        return smp.DeepLabV3Plus(encoder, encoder_weights=weights, classes=channels, upsampling=1, **options)
+        network = smp.DeepLabV3Plus(encoder, encoder_weights=weights, classes=channels, upsampling=1, **options)
     except KeyError as cause:
         raise InputError(f"student.encoder={encoder}: {cause.args[0]}") from cause
     except OSError as cause:
@@ -84,6 +90,11 @@ def _deeplab(encoder: str, weights: str | None, channels: int, options: dict[str
             f"the {weights} weights of {encoder} are not on this machine and could not be downloaded; "
             "connect once, or start from random weights with task.student.weights=null"
         ) from cause
+
+    if isinstance(network.encoder, ResNetEncoder):  # smp keeps the stages beyond the depth, without ever using them
+        for stage in range(options.get("encoder_depth", 5), 5):
+            setattr(network.encoder, f"layer{stage}", nn.Identity())
+    return network
 
 
 def load_student(checkpoint: str | Path, classes: Vocabulary | Sequence[str] | None = None) -> Student:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytorch_lightning as pl
 from torch import Tensor
+from torchmetrics import SumMetric
 
 from maskclip.data.dataset import Sample
 from maskclip.inference import Protocol, Segmenter, predict_labels
@@ -11,20 +12,25 @@ from maskclip.metrics import Confusion
 
 
 class Evaluation(pl.LightningModule):
-    """Predicts every image by the protocol and counts pixels; `confusion` holds the sum over all processes afterwards."""
+    """Predicts every image by the protocol and counts pixels; `counts` holds the pixels over all processes afterwards,
+    rows are the truth, and `images` how many images there were."""
 
     def __init__(self, model: Segmenter, protocol: Protocol, num_classes: int) -> None:
         super().__init__()
         self.model = model
         self.protocol = protocol
         self.confusion = Confusion(num_classes)
+        self.seen = SumMetric()
         self.counts: Tensor | None = None
+        self.images = 0
 
     def test_step(self, batch: Sample, _: int) -> Tensor:
         """Labels (B, H, W) uint8 of a batch."""
         labels = predict_labels(self.model, batch["image"], self.protocol)
         self.confusion.update(labels, batch["mask"])
+        self.seen.update(len(labels))
         return labels
 
     def on_test_epoch_end(self) -> None:
         self.counts = self.confusion.compute().cpu()
+        self.images = int(self.seen.compute())

@@ -26,7 +26,8 @@ class MaskCLIPPlus(pl.LightningModule):
     `classes` are the arguments of a `Vocabulary`, `student` those of a `Student`. `labels` as in `SegmentationData`:
     it decides which classes are to be pseudo-labelled. For the first `guided` optimiser steps (an int, or a fraction of
     the run) the teacher writes the pseudo labels, afterwards the student itself. `confidence`: pseudo labels of the
-    teacher with a lower score are ignored. The learning rate falls from `lr` to `min_lr` with a polynomial of `power`.
+    teacher with a lower score (a cosine; with key smoothing the log share of votes) are ignored. The learning rate falls from `lr` to
+    `min_lr` with a polynomial of `power`.
 
     Everything here is plain data, so a checkpoint loads with `weights_only=True`; the teacher is attached, not stored.
     """
@@ -93,7 +94,8 @@ class MaskCLIPPlus(pl.LightningModule):
         size = (image.shape[-2], image.shape[-1])
         logits = upsample_logits(coarse, self.student.covered_size(*size), size)
         labels = self.fill(given, image, logits) if len(self.unlabelled) else given
-        loss = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE_INDEX)
+        total = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE_INDEX, reduction="sum")
+        loss = total / (labels != IGNORE_INDEX).sum().clamp(min=1)  # a crop may hold nothing but ignored pixels
         filled = (given == UNLABELLED).float().mean()
         self.log_dict({"train/loss": loss, "train/pseudo_labelled": filled, "train/guided": float(self.is_guided)}, prog_bar=True)
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
@@ -111,7 +113,13 @@ class MaskCLIPPlus(pl.LightningModule):
         return pseudo_labels(given, guesses, nameable, self.hparams["confidence"])
 
     def on_validation_start(self) -> None:
-        """Every process validates with the batch statistics of the first: they differ where BatchNorm is not synchronised."""
+        self._share_buffers()
+
+    def on_train_end(self) -> None:
+        self._share_buffers()
+
+    def _share_buffers(self) -> None:
+        """Give every process the batch statistics of the first: they differ where BatchNorm is not synchronised."""
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             for buffer in self.student.buffers():
                 dist.broadcast(buffer, src=0)

@@ -1,0 +1,53 @@
+"""Hold a demo's table against what the demo promises: python scripts/check_demo.py FIRST.json [SECOND.json]
+
+Prints what does not hold and exits with 1. Two tables of the same machine have to agree to 0.1.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+Rows = dict[str, dict[str, float]]
+
+
+def read(path: str) -> Rows:
+    return {row["method"]: row for row in json.loads(Path(path).read_text())}
+
+
+def broken_promises(rows: Rows) -> Iterator[str]:
+    """What does not hold of one table."""
+    clip, teacher = rows["CLIP"], rows["MaskCLIP"]
+    free, zero = rows["MaskCLIP+ annotation-free"], rows["MaskCLIP+ zero-shot"]
+    if teacher["miou"] < max(45, 2 * clip["miou"]):
+        yield f"MaskCLIP has {teacher['miou']}, plain CLIP {clip['miou']}: less than double, or less than 45"
+    for name in ("MaskCLIP + KS", "MaskCLIP + PD", "MaskCLIP + PD + KS"):
+        if rows[name]["miou"] < teacher["miou"] - 0.05:
+            yield f"{name} has {rows[name]['miou']}, less than MaskCLIP's {teacher['miou']}"
+    if free["miou"] < teacher["miou"] + 3:
+        yield f"the annotation-free student has {free['miou']}, less than 3 points above its teacher's {teacher['miou']}"
+    if zero["unseen"] <= teacher["unseen"]:
+        yield f"the zero-shot student's unseen classes have {zero['unseen']}, not above the teacher's {teacher['unseen']}"
+    if zero["seen"] < 75:
+        yield f"the zero-shot student's seen classes have {zero['seen']}, less than 75"
+
+
+def differences(first: Rows, second: Rows) -> Iterator[str]:
+    """Where two tables differ by more than 0.1."""
+    for name, row in first.items():
+        for key, value in row.items():
+            if key != "method" and abs(value - second[name][key]) > 0.1:
+                yield f"{name}, {key}: {value} in one run, {second[name][key]} in the other"
+
+
+def main() -> None:
+    tables = [read(path) for path in sys.argv[1:]]
+    problems = list(broken_promises(tables[-1])) + [line for other in tables[1:] for line in differences(tables[0], other)]
+    print("\n".join(problems) or "the demo keeps its promises")
+    sys.exit(bool(problems))
+
+
+if __name__ == "__main__":
+    main()
