@@ -7,10 +7,8 @@ Writes outputs/demo/summary.json (one row a method, in percent) and outputs/demo
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
-import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,13 +24,14 @@ from maskclip.data.datamodule import SegmentationData  # noqa: E402
 from maskclip.data.images import write_atomically  # noqa: E402
 from maskclip.data.textures_release import write_textures  # noqa: E402
 from maskclip.inference import predict_image  # noqa: E402
-from maskclip.pictures import colourise, legend, overlay, sheet, stack  # noqa: E402
+from maskclip.pictures import colourise, legend, magnify, overlay, sheet, stack  # noqa: E402
 from maskclip.results import table, write_json  # noqa: E402
-from maskclip.run import Card, build, evaluate_model, plain, train_student  # noqa: E402
+from maskclip.run import Card, be_quiet, build, evaluate_model, plain, train_student  # noqa: E402
 from maskclip.vocabulary import Vocabulary  # noqa: E402
 
 OUTPUT = ROOT / "outputs" / "demo"
 DATA = OUTPUT / "textures"
+CELL = 160
 KEYS = ("miou", "seen", "unseen", "harmonic", "pixel_accuracy")
 
 TEACHERS = {
@@ -69,22 +68,23 @@ def overview(models: dict[str, nn.Module], data: SegmentationData, count: int = 
     """Rows of validation images: image, ground truth, and what each model says, with a legend."""
     palette, names = data.vocabulary.colours, data.vocabulary.names
     samples = data.dataset("val")
-    richest = sorted(range(len(samples)), key=lambda i: -len(samples[i]["mask"].unique()))[: 4 * count : 4]
+    richest = sorted(range(len(samples)), key=lambda i: -len(samples[i]["mask"].unique()))[: 6 * count : 6]
     rows = []
     for index in richest:
         sample = samples[index]
         pixels = sample["image"].permute(1, 2, 0).numpy()
-        row = [pixels, colourise(sample["mask"].numpy(), palette)]
-        rows.append(row + [overlay(pixels, predict_image(m, Image.fromarray(pixels)), palette, 0.7) for m in models.values()])
-    titles = ["image", "ground truth", *(name.replace(" + ", "\n+ ").replace("+ ", "+\n", 1) if "+ " in name else name for name in models)]
-    page = sheet(rows, titles, cell=150)
+        large = magnify(pixels, CELL)
+        labels = [magnify(predict_image(model, Image.fromarray(pixels)), CELL) for model in models.values()]
+        truth = magnify(sample["mask"].numpy().astype("uint8"), CELL)
+        rows.append([large, colourise(truth, palette), *(overlay(large, found, palette, 0.7) for found in labels)])
+    titles = [name.replace(" + ", "\n+ ", 1).replace("CLIP+ ", "CLIP+\n") for name in ("image", "ground truth", *models)]
+    page = sheet(rows, titles, CELL)
     return stack([page, legend(names, palette, page.width)])
 
 
 def main() -> None:
     start = time.perf_counter()
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    be_quiet()
     cards: list[Card] = []
     models: dict[str, nn.Module] = {}
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):

@@ -163,7 +163,7 @@ def test_segment_a_folder_with_a_broken_file(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_multirun_names_what_is_missing_and_runs_the_rest(tmp_path: Path, textures_root: Path) -> None:
     settings = (f"data.root={textures_root},{tmp_path}", f"hydra.sweep.dir={tmp_path}/sweep", "pictures=0")
-    result = call(tmp_path, "eval", "-m", *TINY, *reversed(settings))
+    result = call(tmp_path, "eval", *TINY, *settings, "--multirun")
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert "error: no split file" in result.stderr
     assert (tmp_path / "sweep" / "0" / "results.json").is_file()
@@ -200,7 +200,7 @@ def test_without_weights_one_sentence(tmp_path: Path, textures_root: Path) -> No
         (("train", "data=folder", "classes.names=[zebra]", "teacher=tiny"), "please give data.root=..."),
         (("eval", "data=folder", "data.root=.", "classes.names=[zebra]", "model=maskclip_tiny"), "nothing to score without masks"),
         (("segment", "model=maskclip_tiny", "input={textures}", "classes.names=[zebra]", "device=cuda"), "there is no GPU"),
-        (("eval", "model=maskclip_tiny", "data=textures", "data.root={textures}", "data.masks=x/{{}}.png"), "no such mask"),
+        (("eval", "model=maskclip_tiny", "data=textures", "data.root={textures}", "data.masks='x/{{}}.png'"), "no such mask"),
         (("eval", "model=student", "model.checkpoint=nowhere", "data=textures", "data.root={textures}"), "no checkpoint nowhere"),
         (("eval", "model=maskclip_tiny", "model.architecture=ViT-Z", "data=textures", "data.root={textures}"), "unknown CLIP architecture"),
     ],

@@ -12,8 +12,11 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from maskclip.data.images import write_atomically
-from maskclip.pictures import colourise, legend, overlay, sheet, stack
+from maskclip.pictures import colourise, legend, magnify, overlay, sheet, stack
 from maskclip.vocabulary import Vocabulary
+
+CELL = 320
+"""Side of one picture on a sheet, in pixels."""
 
 
 class StepProgressBar(TQDMProgressBar):
@@ -62,8 +65,10 @@ class SavePictures(Callback):
     def write(self, name: str, image: Tensor, mask: Tensor, labels: Tensor) -> None:
         """One sheet for one image: (3, H, W) uint8, (H, W) truth, (H, W) prediction."""
         palette = self.vocabulary.colours
-        pixels, predicted = image.cpu().permute(1, 2, 0).numpy(), labels.cpu().numpy()
-        columns = [pixels, colourise(mask.cpu().numpy(), palette), overlay(pixels, predicted, palette)]
-        page = sheet([columns], ["image", "ground truth", "prediction"], cell=320)
+        pixels = magnify(image.cpu().permute(1, 2, 0).numpy(), CELL)
+        truth, predicted = (magnify(m.cpu().numpy().astype("uint8"), CELL) for m in (mask, labels))
+        page = sheet(
+            [[pixels, colourise(truth, palette), overlay(pixels, predicted, palette)]], ["image", "ground truth", "prediction"], CELL
+        )
         path = self.folder / f"{name.replace('/', '_')}.png"
         write_atomically(stack([page, legend(self.vocabulary.names, palette, page.width)]), path)

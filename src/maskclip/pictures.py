@@ -31,6 +31,14 @@ def overlay(image: np.ndarray, labels: np.ndarray, palette: Palette, opacity: fl
     return mixed.astype(np.uint8)
 
 
+def magnify(picture: np.ndarray, side: int) -> np.ndarray:
+    """A small picture (H, W, 3) or label map (H, W), uint8, with its longer side at least `side`; labels stay labels."""
+    scale = max(1.0, side / max(picture.shape[:2]))
+    size = (round(picture.shape[1] * scale), round(picture.shape[0] * scale))
+    way = Image.Resampling.BICUBIC if picture.ndim == 3 else Image.Resampling.NEAREST
+    return np.asarray(Image.fromarray(picture).resize(size, way))
+
+
 def legend(names: Sequence[str], palette: Palette, width: int, size: int = 16) -> Image.Image:
     """A strip of the given width with a coloured square and a name for every class."""
     font = ImageFont.load_default(size)
@@ -67,7 +75,7 @@ def sheet(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], cell: int
         for column, picture in enumerate(pictures):
             scale = cell / max(picture.shape[:2])
             size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
-            fitted = Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC if scale < 1 else Image.Resampling.NEAREST)
+            fitted = Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC)
             left, top = MARGIN + column * step, head + MARGIN + row * step
             page.paste(fitted, (left + (cell - size[0]) // 2, top + (cell - size[1]) // 2))
     return page

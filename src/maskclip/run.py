@@ -23,7 +23,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from maskclip.callbacks import AtomicCheckpoints, SavePictures
+from maskclip.callbacks import AtomicCheckpoints, SavePictures, StepProgressBar
 from maskclip.data.datamodule import SegmentationData
 from maskclip.data.images import find_images
 from maskclip.errors import InputError
@@ -41,6 +41,14 @@ Card = dict[str, Any]
 OmegaConf.register_new_resolver("project", lambda: str(PROJECT), replace=True)
 
 
+def be_quiet() -> None:
+    """Keep what libraries tell of their own affairs off the screen."""
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)`.*")
+    logging.getLogger().setLevel(logging.WARNING)
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+
+
 def program(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
     """A program whose input errors are one sentence on stderr and exit status 2, not a stack trace.
 
@@ -49,10 +57,7 @@ def program(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
 
     @wraps(main)
     def wrapped(cfg: DictConfig) -> Any:
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)`.*")
-        logging.getLogger().setLevel(logging.WARNING)  # open_clip and Lightning tell their life at INFO
-        logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+        be_quiet()
         try:
             if missing := OmegaConf.missing_keys(cfg):
                 raise InputError(f"please give {' and '.join(f'{key}=...' for key in sorted(missing))}")
@@ -96,7 +101,9 @@ def evaluate_model(cfg: DictConfig, model: Segmenter, data: SegmentationData, ou
     """
     protocol: Protocol = build(cfg.protocol)
     task = Evaluation(model, protocol, len(data.vocabulary))
-    callbacks = [SavePictures(output / "pictures", data.vocabulary, cfg.pictures)] if cfg.pictures else []
+    callbacks: list[pl.Callback] = [StepProgressBar()] if cfg.trainer.enable_progress_bar else []
+    if cfg.pictures:
+        callbacks.append(SavePictures(output / "pictures", data.vocabulary, cfg.pictures))
     trainer = build_trainer(cfg, callbacks=callbacks, logger=False, enable_checkpointing=False)
     start = time.perf_counter()
     trainer.test(task, data, verbose=False)
