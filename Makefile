@@ -45,7 +45,7 @@ train: $(READY)  ## python src/train.py $(ARGS), such as ARGS="experiment=textur
 eval: $(READY)  ## python src/eval.py $(ARGS), such as ARGS="model=maskclip_tiny data=textures"
 	$(BIN)/python src/eval.py $(ARGS)
 
-bench: $(READY)  ## measure speed and memory
+bench: $(READY)  ## measure speed
 	$(BIN)/python scripts/benchmark.py
 
 clean:  ## remove the environment and caches (data and outputs stay)

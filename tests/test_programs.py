@@ -149,7 +149,13 @@ def test_segment_a_folder_with_a_broken_file(tmp_path: Path) -> None:
     Image.new("RGBA", (31, 17)).save(photos / "sub" / "ü.PNG")
     (photos / "broken.jpg").write_text("no picture")
     result = call(
-        tmp_path, "segment", "model=maskclip_tiny", f"input='{photos}'", f"output={tmp_path}/s", "classes.names=[zebra,brick wall]"
+        tmp_path,
+        "segment",
+        "model=maskclip_tiny",
+        f"input='{photos}'",
+        f"output={tmp_path}/s",
+        "classes.names=[zebra,brick wall]",
+        "+classes.prompts={zebra: [zebra, leopard]}",
     )
     assert result.returncode == 2 and "broken.jpg" in result.stderr and "3 of 4 images segmented" in result.stdout
     masks = {path.relative_to(tmp_path / "s" / "masks").as_posix(): Image.open(path) for path in (tmp_path / "s" / "masks").rglob("*.png")}
@@ -174,6 +180,7 @@ def test_resuming_with_other_settings_is_refused(tmp_path: Path, textures_root: 
     settings = (*SMALL_STUDENT, f"data.root={textures_root}", "trainer.max_steps=1")
     assert call(tmp_path, "train", *settings).returncode == 0
     expect_one_sentence(call(tmp_path, "train", *settings, f"resume={tmp_path}/out", "task.lr=1"), "other settings (lr)")
+    expect_one_sentence(call(tmp_path, "train", *settings, f"resume={tmp_path}/out", "seed=1"), "other settings (run)")
 
 
 def test_without_data_one_sentence(tmp_path: Path) -> None:
@@ -198,6 +205,12 @@ def test_without_weights_one_sentence(tmp_path: Path, textures_root: Path) -> No
         (("segment", "model=maskclip_tiny", "classes.names=[zebra]"), "no input"),
         (("eval", "model=maskclip_tiny", "data=textures", "data.root=nowhere"), "python scripts/prepare_textures.py"),
         (("train", "data=folder", "classes.names=[zebra]", "teacher=tiny"), "please give data.root=..."),
+        (
+            ("train", "experiment=textures_zero_shot", "data.root={textures}", "resume={textures}/JPEGImages/val_00000.jpg"),
+            "not a checkpoint",
+        ),
+        (("segment", "model=maskclip_tiny", "input=", "classes.names=[zebra]"), "no input"),
+        (("segment", "model=maskclip_tiny", "input={textures}", "classes.names=[zebra]", "output=/dev/null/x"), "/dev/null"),
         (("eval", "data=folder", "data.root=.", "classes.names=[zebra]", "model=maskclip_tiny"), "nothing to score without masks"),
         (("segment", "model=maskclip_tiny", "input={textures}", "classes.names=[zebra]", "device=cuda"), "there is no GPU"),
         (("eval", "model=maskclip_tiny", "data=textures", "data.root={textures}", "data.masks='x/{{}}.png'"), "no such mask"),

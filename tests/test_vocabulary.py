@@ -9,7 +9,7 @@ from maskclip import InputError, Vocabulary
     ("settings", "message"),
     [
         ({"names": []}, "no class names"),
-        ({"names": "cat"}, "no class names"),
+        ({"names": "cat"}, r"one word; give a list, as in classes.names=\[cat\]"),
         ({"names": ["cat", "dog", "cat"]}, "more than once: cat"),
         ({"names": ["cat", " "]}, r"class names \[1\] are empty"),
         ({"names": [str(i) for i in range(255)]}, "255 class names"),
@@ -19,6 +19,7 @@ from maskclip import InputError, Vocabulary
         ({"names": ["cat"], "prompts": {"cat": ["cat", ""]}}, "no words for cat"),
         ({"names": ["cat", 5]}, "must be words; quote 5"),
         ({"names": ["cat", "dog"], "background": True}, "the first class is 'cat', not 'background'"),
+        ({"names": ["cat"], "palette": [(0, 0, 700)]}, "three numbers from 0 to 255"),
         ({"names": ["cat"], "palette": [(0, 0, 0), (1, 1, 1)]}, "2 colours for 1 classes"),
     ],
 )

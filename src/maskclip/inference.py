@@ -52,7 +52,7 @@ class Protocol:
     def __post_init__(self) -> None:
         for name in ("short_side", "long_side"):
             side = getattr(self, name)
-            if side is not None and side < 1:
+            if side is not None and (not isinstance(side, int) or side < 1):
                 raise InputError(f"protocol.{name}={side}: give pixels, at least 1, or null for the image's own size")
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
@@ -85,6 +85,8 @@ def predict_labels(model: Segmenter, image: Tensor, protocol: Protocol) -> Tenso
 
 def predict_image(model: Segmenter, image: Image.Image, protocol: Protocol = NATIVE) -> np.ndarray:
     """The label map of a picture at its own size, (H, W) uint8; the model's device is used."""
+    if not isinstance(image, Image.Image):
+        raise InputError(f"give a picture that PIL has opened, not {type(image).__name__}: Image.open(path)")
     device = next((t.device for t in (*model.parameters(), *model.buffers())), None) if isinstance(model, torch.nn.Module) else None
     pixels = torch.from_numpy(np.array(to_rgb(image))).permute(2, 0, 1)[None].to(device)
     return predict_labels(model, pixels, protocol)[0].cpu().numpy()

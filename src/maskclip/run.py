@@ -47,6 +47,9 @@ def be_quiet() -> None:
     warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)`.*")
     logging.getLogger().setLevel(logging.WARNING)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*(is not empty. Previous log files|Total length of `(list|DataLoader)`).*")
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
 
 
 def program(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
@@ -62,10 +65,10 @@ def program(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
             if missing := OmegaConf.missing_keys(cfg):
                 raise InputError(f"please give {' and '.join(f'{key}=...' for key in sorted(missing))}")
             return main(cfg)
-        except (InputError, MisconfigurationException) as error:
+        except (InputError, MisconfigurationException, OSError) as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise CompactHydraException(f"error: {error}") from None
-            print(f"error: {error}", file=sys.stderr)
+            print(f"\nerror: {error}", file=sys.stderr)  # below a progress bar that was cut short
             sys.exit(2)
 
     return wrapped
@@ -189,6 +192,13 @@ def train_student(cfg: DictConfig, output: Path) -> tuple[Card | None, Student]:
         classes=plain(cfg.classes),
         embedding_dim=teacher.embedding_dim,
         protocol=plain({k: v for k, v in cfg.protocol.items() if k != "_target_"}),
+        run={
+            "data": data.name,
+            "augmentation": data.augmentation,
+            "batch_size": data.batch_size,
+            "seed": data.seed,
+            "max_steps": cfg.trainer.max_steps,
+        },
         provenance={"method": cfg.method, "labels": data.labels, "teacher": {"method": teacher.method, **teacher.provenance}},
     )
     task.attach_teacher(teacher)
@@ -215,8 +225,11 @@ def checkpoint_to_resume(resume: str | None) -> str | None:
 
 
 def check_resumable(task: pl.LightningModule, checkpoint: str) -> None:
-    """Raise `InputError` if the checkpoint is of another student, other classes or another schedule."""
-    stored = torch.load(checkpoint, map_location="cpu", weights_only=True).get("hyper_parameters", {})
+    """Raise `InputError` if the checkpoint is of another student, other classes, other draws or another schedule."""
+    try:
+        stored = torch.load(checkpoint, map_location="cpu", weights_only=True)["hyper_parameters"]
+    except Exception as cause:
+        raise InputError(f"{checkpoint} is not a checkpoint of src/train.py ({type(cause).__name__})") from cause
     differ = [key for key, value in dict(task.hparams).items() if key != "provenance" and stored.get(key) != value]
     if differ:
         raise InputError(
@@ -227,7 +240,7 @@ def check_resumable(task: pl.LightningModule, checkpoint: str) -> None:
 
 def segment(cfg: DictConfig) -> None:
     """`src/segment.py`: label maps, overlays and a legend for images or folders of images."""
-    if cfg.input is None:
+    if not cfg.input:
         raise InputError("no input: name an image or a folder, as in input=photos/")
     sources = [Path(str(s)) for s in (cfg.input if OmegaConf.is_list(cfg.input) else [cfg.input])]
     files = [(path, source) for source in sources for path in find_images(source)]
@@ -235,7 +248,10 @@ def segment(cfg: DictConfig) -> None:
     vocabulary = Vocabulary(**words) if words["names"] else None
     model = build(cfg.model, classes=vocabulary)
     automatic = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(automatic if cfg.device == "auto" else cfg.device)
+    try:
+        device = torch.device(automatic if cfg.device == "auto" else cfg.device)
+    except RuntimeError:
+        raise InputError(f"device={cfg.device}: choose auto, cpu or cuda") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device={cfg.device}: there is no GPU that torch can use here")
     broken = segment_files(model.to(device), files, build(cfg.protocol), Path(cfg.output))

@@ -33,7 +33,9 @@ class Vocabulary:
     background: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.names, str) or not self.names:
+        if isinstance(self.names, str):
+            raise InputError(f"classes.names is one word; give a list, as in classes.names=[{self.names}]")
+        if not self.names:
             raise InputError("no class names: give a list of words, such as classes.names=[cat,grass,sky]")
         if strangers := [name for name in self.names if not isinstance(name, str)]:
             raise InputError(f"class names must be words; quote {', '.join(map(str, strangers))}")
@@ -53,6 +55,9 @@ class Vocabulary:
             raise InputError(f"classes.background=true, but the first class is {self.names[0]!r}, not 'background'")
         if self.palette is not None and len(self.palette) != len(self.names):
             raise InputError(f"the palette has {len(self.palette)} colours for {len(self.names)} classes")
+
+        if any(len(colour) != 3 or not all(0 <= part <= 255 for part in colour) for colour in self.palette or ()):
+            raise InputError("a colour of classes.palette is three numbers from 0 to 255")
 
     @classmethod
     def of(cls, classes: Vocabulary | Sequence[str]) -> Vocabulary:

@@ -64,6 +64,12 @@ def test_names_may_have_spaces(files: dict[str, Any]) -> None:
     assert SegmentationDataset(**{**files, "masks": None})[0]["name"] == "my photo"
 
 
+def test_a_pattern_may_hold_part_of_the_file_name(files: dict[str, Any]) -> None:
+    (files["root"] / "images" / "left_1.png").write_bytes((files["root"] / "images" / "a.png").read_bytes())
+    data = SegmentationDataset(**{**files, "images": "images/left_{}.png", "split": None, "masks": None})
+    assert data.names == ["1"]
+
+
 def test_a_pattern_needs_a_place_for_the_name(files: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"data.images='\*.jpg' must hold {} once"):
         SegmentationDataset(**{**files, "images": "*.jpg"})

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from maskclip import InputError, Student, load_student
 
@@ -58,6 +59,12 @@ def test_every_parameter_is_trained() -> None:
 def test_text_embeddings_are_not_trained() -> None:
     assert "text_embeddings" not in dict(student().named_parameters())
     assert "text_embeddings" in student().state_dict()
+
+
+def test_segment_gives_the_pictures_own_size() -> None:
+    assert student().segment(Image.new("RGB", (50, 33))).shape == (33, 50)
+    with pytest.raises(InputError, match=r"Image.open\(path\)"):
+        student().segment("photo.jpg")  # type: ignore[arg-type]
 
 
 def test_unknown_encoder() -> None:

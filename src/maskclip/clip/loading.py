@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,18 +23,19 @@ def _quiet() -> Iterator[None]:
     """open_clip warns on the root logger that weights were not loaded by it; here they are loaded in the next line."""
     root = logging.getLogger()
     level = root.level
-    root.setLevel(logging.ERROR)
+    root.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
         root.setLevel(level)
 
 
-def _missing(architecture: str, pretrained: str, cause: Exception) -> InputError:
+def _missing(architecture: str, pretrained: str) -> InputError:
     return InputError(
         f"the weights {pretrained!r} of {architecture} are not on this machine and could not be downloaded "
-        f"({type(cause).__name__}). Connect once so that open_clip can fetch them, or put a checkpoint on this machine "
-        f"and say model.pretrained=/path/to/file; the demo's own model needs no download: model=maskclip_tiny"
+        "now. Connect once so that open_clip can fetch them, or put a checkpoint on this machine and say "
+        "model.pretrained=/path/to/file (teacher.pretrained in training); the model that ships with the project needs "
+        "no download: model=maskclip_tiny"
     )
 
 
@@ -64,12 +66,14 @@ def load_clip(architecture: str, pretrained: str | None) -> CLIP:
         with _quiet():
             model = open_clip.create_model(architecture, pretrained=pretrained, weights_only=True)
     except OSError as cause:  # no network, hub offline, broken download
-        raise _missing(architecture, str(pretrained), cause) from cause
+        raise _missing(architecture, str(pretrained)) from cause
+    except pickle.UnpicklingError as cause:
+        raise InputError(f"{pretrained} is not a checkpoint that can be read safely: give a state dict or safetensors") from cause
     except Exception as cause:
         if is_file:
             raise InputError(f"the weights in {pretrained} do not fit {architecture}: {str(cause).splitlines()[0]}") from cause
         if "download" in str(cause).lower() or "connect" in str(cause).lower():
-            raise _missing(architecture, str(pretrained), cause) from cause
+            raise _missing(architecture, str(pretrained)) from cause
         raise
     return model.eval()
 

@@ -79,7 +79,9 @@ class SegmentationDataset(Dataset[Sample]):
             names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
         else:
             before, after = self.images.split("{}")
-            fits = (str(p.relative_to(self.root).as_posix()) for p in self.root.glob(before + "**/*" + after))
+            folder = self.root / before.rpartition("/")[0]
+            found = (p.relative_to(self.root).as_posix() for p in folder.rglob("*") if p.is_file())
+            fits = (path for path in found if path.startswith(before) and path.endswith(after))
             names = sorted(name[len(before) : len(name) - len(after)] for name in fits)
         if not names:
             where = self.root / split if split is not None else self.root / self.images

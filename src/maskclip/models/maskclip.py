@@ -50,7 +50,7 @@ class MaskCLIP(Frozen):
     ) -> None:
         super().__init__()
         for name, threshold in (("key_smoothing", key_smoothing), ("prompt_denoising", prompt_denoising)):
-            if threshold is not None and not 0 <= threshold <= 1:
+            if threshold is not None and (not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1):
                 raise InputError(f"{name}={threshold} is not a probability between 0 and 1 (null switches it off)")
         self.clip = clip
         self.vocabulary = vocabulary
@@ -145,9 +145,10 @@ class MaskCLIP(Frozen):
 
 def _warn_of_unknown_words(model: CLIP, tokenizer: open_clip.SimpleTokenizer, vocabulary: Vocabulary) -> None:
     unknown = [word for words in vocabulary.words for word in words if tiny.unknown_words(model, tokenizer([word])).any()]
+    listed = ", ".join(unknown[:8]) + (" ..." if len(unknown) > 8 else "")
     if unknown:
         warnings.warn(
-            f"the tiny CLIP knows only the textures world; these words mean nothing to it: {', '.join(unknown)}. "
+            f"the tiny CLIP knows only the textures world; these words mean nothing to it: {listed}. "
             "Use model=maskclip_vit16 for words of your own.",
             stacklevel=3,
         )

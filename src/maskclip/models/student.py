@@ -6,14 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from segmentation_models_pytorch.encoders.resnet import ResNetEncoder
 from torch import Tensor, nn
 
 from maskclip.clip import weights_sha256
 from maskclip.errors import InputError
+from maskclip.inference import Protocol, predict_image
 from maskclip.vocabulary import Vocabulary
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -79,6 +82,10 @@ class Student(nn.Module):
         padded = F.pad((image - self.mean) / self.std, (0, columns - width, 0, rows - height))
         return torch.einsum("bdhw,cd->bchw", self.network(padded), self.classifier())
 
+    def segment(self, image: Image.Image, short_side: int | None = None, long_side: int | None = None) -> np.ndarray:
+        """The label map of a picture at its own size, (H, W) uint8. The sides say at which size the network sees it."""
+        return predict_image(self, image, Protocol(short_side=short_side, long_side=long_side))
+
 
 def _deeplab(encoder: str, weights: str | None, channels: int, options: dict[str, Any]) -> nn.Module:
     try:
@@ -119,7 +126,7 @@ def load_student(checkpoint: str | Path, classes: Vocabulary | Sequence[str] | N
         )
         student.load_state_dict(state)
     except Exception as cause:
-        raise InputError(f"{path} is not a checkpoint of a MaskCLIP+ student: {type(cause).__name__}: {cause}") from cause
+        raise InputError(f"{path} is not a checkpoint of a MaskCLIP+ student ({type(cause).__name__})") from cause
     if classes is not None and list(Vocabulary.of(classes).names) != list(student.vocabulary.names):
         raise InputError(
             f"the student in {path} knows {', '.join(student.vocabulary.names)}; "

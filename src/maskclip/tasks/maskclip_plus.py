@@ -29,7 +29,9 @@ class MaskCLIPPlus(pl.LightningModule):
     teacher with a lower score (a cosine; with key smoothing the log share of votes) are ignored. The learning rate falls from `lr` to
     `min_lr` with a polynomial of `power`.
 
-    Everything here is plain data, so a checkpoint loads with `weights_only=True`; the teacher is attached, not stored.
+    `run` is what else decides the result (data, batch, seed, steps) and `provenance` where the labels came from; both are
+    only kept, for resuming and for result cards. Everything here is plain data, so a checkpoint loads with
+    `weights_only=True`; the teacher is attached, not stored.
     """
 
     unlabelled: Tensor
@@ -49,6 +51,7 @@ class MaskCLIPPlus(pl.LightningModule):
         weight_decay: float = 5e-4,
         power: float = 0.9,
         min_lr: float = 1e-4,
+        run: Mapping[str, Any] | None = None,
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
