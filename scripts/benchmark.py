@@ -20,7 +20,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 
 import torch  # noqa: E402 - after the path, so that it runs from a checkout
-from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from maskclip.clip import DenseCLIP, load_clip  # noqa: E402
 from maskclip.functional import resize, upsample_logits  # noqa: E402
@@ -41,12 +40,6 @@ def compare(name: str, ours: Callable[[], object], textbook: Callable[[], object
     a, b = (statistics.median(turn[i] for turn in turns) for i in (0, 1))
     ratio = statistics.median(turn[0] / turn[1] for turn in turns)
     print(f"{name:<24}{a:>12.3f}{b:>12.3f}{ratio:>10.2f}x")
-
-
-def flops(call: Callable[[], object]) -> float:
-    with FlopCounterMode(display=False) as counter:
-        call()
-    return counter.get_total_flops() / 1e9
 
 
 @torch.inference_mode()
@@ -78,7 +71,6 @@ def main() -> None:
         args.runs,
         device,
     )
-    print(f"{'GFLOP of the tower':<24}{flops(lambda: full(image)):>12.1f}{flops(lambda: values(image)):>12.1f}")
 
 
 if __name__ == "__main__":

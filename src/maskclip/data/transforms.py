@@ -18,7 +18,7 @@ class TrainTransform:
 
     `size` is the side to which the image is first brought (`side` "short" or "long", None: its own), `scale` the range
     by which that is multiplied, `crop` the side of the square that comes out. What lies beyond the image is black and
-    ignored. Strength of the colour jitter as in the authors' photometric distortion (FACTS: brightness 32/255, contrast
+    ignored. Strength of the colour jitter as in the authors' photometric distortion (brightness 32/255, contrast
     and saturation 0.5-1.5, hue 18 degrees).
     """
 

@@ -26,7 +26,7 @@ class Student(nn.Module):
     """DeepLabv3+ (segmentation-models-pytorch) with features in the text space and text embeddings as the classifier.
 
     The last convolution has `embedding_dim` channels; class scores are its dot products with the frozen text
-    embeddings, without bias, temperature or normalisation (FACTS of the released code). `classes` are the arguments of
+    embeddings, without bias, temperature or normalisation, as in the released code. `classes` are the arguments of
     a `Vocabulary`; its background, if any, is one learned embedding, made unit when used. `encoder` is any encoder of
     smp or, with the prefix "tu-", of timm; `weights` its pretraining, None for none. `options` go to the network.
     The text embeddings are part of the state: a stored student needs no CLIP.
