@@ -20,7 +20,7 @@ from maskclip.errors import InputError
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """open_clip warns on the root logger that weights were not loaded by it; here they are loaded in the next line."""
+    """Silence open_clip, which tells on the root logger what it did not load: the caller loads it, or says so in an error."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.CRITICAL)
