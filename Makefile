@@ -42,7 +42,7 @@ format: $(READY)  ## let ruff format and mend
 train: $(READY)  ## python src/train.py $(ARGS), such as ARGS="experiment=textures_zero_shot"
 	$(BIN)/python src/train.py $(ARGS)
 
-eval: $(READY)  ## python src/eval.py $(ARGS), such as ARGS="model=maskclip_tiny data=textures"
+eval: $(READY)  ## python src/eval.py $(ARGS), such as ARGS="model=maskclip_textures data=textures"
 	$(BIN)/python src/eval.py $(ARGS)
 
 bench: $(READY)  ## measure speed

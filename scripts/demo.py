@@ -52,7 +52,7 @@ def settings(program: str, name: str, overrides: list[str]) -> tuple[DictConfig,
 
 
 def run_teacher(name: str, overrides: list[str]) -> tuple[Card, nn.Module, SegmentationData]:
-    cfg, folder = settings("eval", name, ["model=maskclip_tiny", "data=textures", *overrides])
+    cfg, folder = settings("eval", name, ["model=maskclip_textures", "data=textures", *overrides])
     vocabulary = Vocabulary(**plain(cfg.classes))
     model, data = build(cfg.model, classes=vocabulary), build(cfg.data, classes=vocabulary)
     return evaluate_model(cfg, model, data, folder), model, data

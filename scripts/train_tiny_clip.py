@@ -228,7 +228,7 @@ def retrieval_accuracy(model: CLIP, seed: int, device: str, batches: int = 8, si
 
 def dense_scores(vocabulary: Vocabulary, data: SegmentationDataset, **options: float | str) -> Scores:
     """Scores of the shipped weights on the textures validation split."""
-    cfg = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "model" / "maskclip_tiny.yaml"))
+    cfg = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "model" / "maskclip_textures.yaml"))
     model = MaskCLIP.build(vocabulary, tiny.ARCHITECTURE, "textures", templates=cfg["templates"], cache=None, **options)
     confusion = Confusion(len(vocabulary))
     for sample in data:

@@ -1,6 +1,6 @@
 """Evaluate a model on the validation split of a data set.
 
-python src/eval.py model=maskclip_tiny data=textures
+python src/eval.py model=maskclip_textures data=textures
 python src/eval.py model=maskclip_vit16 data=voc20
 """
 

@@ -57,7 +57,7 @@ def resnet() -> CLIP:
 
 @pytest.fixture
 def compose_cfg() -> Iterator[Callable[..., DictConfig]]:
-    """`compose_cfg("eval", "model=maskclip_tiny", ...)`: the config that the program would see."""
+    """`compose_cfg("eval", "model=maskclip_textures", ...)`: the config that the program would see."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         yield lambda program, *overrides: compose(program, overrides=list(overrides))
 
@@ -78,4 +78,4 @@ def textures_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tiny(texture_classes: Vocabulary) -> MaskCLIP:
     """MaskCLIP on the CLIP that ships with the project."""
-    return MaskCLIP.build(texture_classes, "maskclip-tiny", "textures", templates="single", cache=None)
+    return MaskCLIP.build(texture_classes, "maskclip-tiny", "textures", templates="simple", cache=None)

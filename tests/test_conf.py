@@ -5,23 +5,27 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from typing import Any
 
 import pytest
 import segmentation_models_pytorch as smp
+import yaml
 from conftest import ROOT
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from maskclip import Student, Vocabulary
+from maskclip import Released, Student, Vocabulary
+from maskclip.clip import STRATEGIES
 from maskclip.data.transforms import TrainTransform
 from maskclip.run import plain
 
 CONF = ROOT / "conf"
-PROGRAMS = ("train", "eval", "segment")
+PROGRAMS = ("train", "eval", "segment", "embed")
 GROUPS = {
     "train": ("data", "teacher", "task", "protocol", "trainer", "callbacks", "logger", "paths", "classes", "experiment", "debug"),
-    "eval": ("model", "data", "protocol", "trainer", "paths", "classes", "debug"),
+    "eval": ("model", "data", "protocol", "trainer", "paths", "classes", "sweep", "debug"),
+    "embed": ("model", "classes", "paths"),
     "segment": ("model", "classes", "protocol", "paths"),
 }
 # what a person has to give
@@ -106,7 +110,31 @@ def test_clip_and_maskclip_differ_in_the_strategy_only(compose_cfg: Callable[...
     assert {key for key in ours if ours[key] != baseline[key]} == {"strategy"}
 
 
-COUNTS = {"voc20": (20, 5), "voc21": (21, 5), "context59": (59, 0), "context60": (60, 10), "coco_stuff171": (171, 15), "textures": (13, 4)}
+COUNTS = {
+    "voc20": (20, 5),
+    "voc21": (21, 5),
+    "context59": (59, 0),
+    "context60": (60, 10),
+    "context459": (459, 0),
+    "coco_stuff171": (171, 15),
+    "coco_object": (81, 0),
+    "cityscapes19": (19, 0),
+    "ade150": (150, 0),
+    "textures": (13, 4),
+    "web_batman": (7, 0),
+    "web_batman_ext": (26, 0),
+    "web_blur": (20, 0),
+    "web_car_brands": (23, 0),
+    "web_car_color": (24, 0),
+    "web_gates": (7, 0),
+    "web_mario": (7, 0),
+    "web_mickey": (7, 0),
+    "web_sports": (17, 0),
+}
+
+
+def test_every_class_list_is_counted() -> None:
+    assert set(COUNTS) | {"custom"} == set(options("classes"))
 
 
 @pytest.mark.parametrize("name", sorted(COUNTS))
@@ -128,6 +156,30 @@ UNSEEN = {
 def test_unseen_classes_stand_where_the_protocol_has_them(name: str) -> None:
     vocabulary = Vocabulary(**OmegaConf.to_container(OmegaConf.load(CONF / "classes" / f"{name}.yaml")))
     assert sorted(vocabulary.unseen_indices) == UNSEEN[name]
+
+
+def sweep(name: str) -> dict[str, Any]:
+    content = OmegaConf.to_container(OmegaConf.load(CONF / "sweep" / f"{name}.yaml"))
+    assert isinstance(content, dict) and content["hydra"]["mode"] == "MULTIRUN"
+    return content["hydra"]["sweeper"]["params"]
+
+
+def test_the_sweep_of_strategies_is_all_that_need_no_download() -> None:
+    assert sweep("strategies")["model.strategy"].split(",") == [name for name in STRATEGIES if name != "proxyclip"]
+
+
+def test_the_sweep_of_differences_is_none_each_and_all() -> None:
+    habits = [field.name for field in fields(Released)]
+    choices = yaml.safe_load(f"[{sweep('official_differences')['model.released']}]")
+    assert choices == [{}, *({habit: True} for habit in habits), dict.fromkeys(habits, True)]
+
+
+@pytest.mark.parametrize(("name", "without"), [("vit16", set()), ("rn50", {"exact_gelu", "layer_norm_eps", "projected_keys", "stretch"})])
+def test_the_official_presets(name: str, without: set[str], compose_cfg: Callable[..., DictConfig]) -> None:
+    ours, official = (plain(compose_cfg("eval", f"model={preset}").model) for preset in (f"maskclip_{name}", f"maskclip_{name}_official"))
+    assert {key for key in ours if ours[key] != official[key]} == {"released", "logit_scale"} and official["logit_scale"] == 100
+    assert {key for key, on in official["released"].items() if on is True} == {f.name for f in fields(Released)} - without
+    assert not any(on is True for on in ours["released"].values())
 
 
 def test_the_tiny_clips_config_is_open_clips_format() -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from maskclip.functional import (
     IGNORE_INDEX,
     REMOVED,
     UNLABELLED,
+    best_word,
     cosine_logits,
     key_smoothing,
     prompt_denoising,
@@ -47,6 +51,26 @@ def test_prompt_denoising_removes_only_what_is_nowhere_sure() -> None:
 def test_prompt_denoising_leaves_an_image_of_which_nothing_is_sure() -> None:
     logits = logits_of([[0.4, 0.3, 0.3], [0.34, 0.33, 0.33]])
     assert torch.equal(prompt_denoising(logits, 0.5), logits)
+
+
+def test_prompt_denoising_as_released_removes_all() -> None:
+    logits = logits_of([[0.4, 0.3, 0.3], [0.34, 0.33, 0.33]])
+    assert (prompt_denoising(logits, 0.5, keep_if_all_unsure=False) == REMOVED).all()
+
+
+def test_best_word_by_hand() -> None:
+    logits = torch.tensor([[0.1, 0.9], [0.5, 0.2], [0.3, 0.3], [-0.4, 0.8]])[None, :, None, :]  # four words, two positions
+    before = logits.clone()
+    assert best_word(logits, [1, 2, 1])[0, :, 0].tolist() == torch.tensor([[0.1, 0.9], [0.5, 0.3], [-0.4, 0.8]]).tolist()
+    assert best_word(logits, [4])[0, :, 0].tolist() == torch.tensor([[0.5, 0.9]]).tolist()
+    assert best_word(logits, [1, 1, 1, 1]) is logits
+    assert torch.equal(logits, before)
+
+
+def test_best_word_hands_the_gradient_to_the_word() -> None:
+    logits = torch.tensor([0.1, 0.7, 0.3]).view(1, 3, 1, 1).requires_grad_()
+    best_word(logits, [2, 1])[:, 0].sum().backward()
+    assert logits.grad is not None and logits.grad.flatten().tolist() == [0, 1, 0]
 
 
 def test_prompt_denoising_off_and_per_image() -> None:
@@ -89,6 +113,38 @@ def test_key_smoothing_equals_the_written_sum() -> None:
             cosine = sum(k[d, i] * k[d, j] for d in range(4)) / math.sqrt(sum(k[:, i] ** 2) * sum(k[:, j] ** 2))
             expected[:, i] += cosine * p[:, j]
     torch.testing.assert_close(key_smoothing(logits, keys).flatten(2)[0], expected)
+
+
+def test_key_smoothing_with_units_over_positions() -> None:
+    logits, keys = torch.randn(1, 3, 2, 3, dtype=torch.float64) / 50, torch.randn(1, 4, 2, 3, dtype=torch.float64)
+    p, k = (100 * logits).softmax(1).flatten(2)[0], keys.flatten(2)[0]
+    unit = k / (k**2).sum(1, keepdim=True).sqrt()  # every channel over the six positions
+    torch.testing.assert_close(key_smoothing(logits, keys, unit="channels").flatten(2)[0], p @ (unit.T @ unit))
+
+
+def test_refinement_changes_nothing_in_place() -> None:
+    logits, keys = torch.randn(1, 3, 4, 4) / 50, torch.randn(1, 6, 4, 4)
+    before = logits.clone(), keys.clone()
+    vote_logits(key_smoothing(prompt_denoising(logits, 0.9), keys, 0.6))
+    assert torch.equal(logits, before[0]) and torch.equal(keys, before[1])
+
+
+class Largest(TorchDispatchMode):
+    """Remembers how many numbers the largest tensor held that any operation made."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        self.numbers = max([self.numbers, *(t.numel() for t in tree_leaves(result) if isinstance(t, Tensor))])
+        return result
+
+
+def test_key_smoothing_needs_no_matrix_of_positions() -> None:
+    """A million positions: the full matrix would hold 10^12 numbers, the keys alone hold 10^6 x 64."""
+    with torch.device("meta"), Largest() as largest:
+        key_smoothing(torch.empty(1, 10, 1000, 1000), torch.empty(1, 64, 1000, 1000), threshold=0.5)
+    assert largest.numbers == 64 * 1000 * 1000
 
 
 def test_votes_become_comparable_logits() -> None:

@@ -28,7 +28,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> SegmentationDataset:
 @pytest.fixture
 def score(data: SegmentationDataset, compose_cfg: Callable[..., DictConfig], texture_classes: Vocabulary) -> Callable[..., Scores]:
     def evaluate(*overrides: str) -> Scores:
-        cfg = compose_cfg("eval", "model=maskclip_tiny", "data=textures", "model.cache=null", *overrides)
+        cfg = compose_cfg("eval", "model=maskclip_textures", "data=textures", "model.cache=null", *overrides)
         model, confusion = build(cfg.model, classes=texture_classes), Confusion(13)
         for sample in data:
             confusion.update(predict_labels(model, sample["image"][None], Protocol()), sample["mask"][None])

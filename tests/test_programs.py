@@ -16,7 +16,7 @@ import torch
 from conftest import ROOT
 from PIL import Image
 
-TINY = ("model=maskclip_tiny", "data=textures", "trainer=cpu", "data.num_workers=0")
+TINY = ("model=maskclip_textures", "data=textures", "trainer=cpu", "data.num_workers=0")
 SMALL_STUDENT = (
     "experiment=textures_zero_shot",
     "trainer=cpu",
@@ -151,7 +151,7 @@ def test_segment_a_folder_with_a_broken_file(tmp_path: Path) -> None:
     result = call(
         tmp_path,
         "segment",
-        "model=maskclip_tiny",
+        "model=maskclip_textures",
         f"input='{photos}'",
         f"output={tmp_path}/s",
         "classes.names=[zebra,brick wall]",
@@ -200,22 +200,25 @@ def test_without_weights_one_sentence(tmp_path: Path, textures_root: Path) -> No
         (("train", "experiment=context_zero_shot", "paths.data=nowhere"), "no data in nowhere/VOCdevkit/VOC2010"),
         (("train", "experiment=textures_zero_shot", "data.root={textures}", "resume=nowhere.ckpt"), "nothing to resume"),
         (("train", "experiment=textures_zero_shot", "data.root={textures}", "data.labels=some"), "data.labels='some'"),
-        (("segment", "model=maskclip_tiny", "input={textures}"), "no class names"),
-        (("segment", "model=maskclip_tiny", "input=nowhere", "classes.names=[zebra]"), "no such file or folder: nowhere"),
-        (("segment", "model=maskclip_tiny", "classes.names=[zebra]"), "no input"),
-        (("eval", "model=maskclip_tiny", "data=textures", "data.root=nowhere"), "python scripts/prepare_textures.py"),
-        (("train", "data=folder", "classes.names=[zebra]", "teacher=tiny"), "please give data.root=..."),
+        (("segment", "model=maskclip_textures", "input={textures}"), "no class names"),
+        (("segment", "model=maskclip_textures", "input=nowhere", "classes.names=[zebra]"), "no such file or folder: nowhere"),
+        (("segment", "model=maskclip_textures", "classes.names=[zebra]"), "no input"),
+        (("eval", "model=maskclip_textures", "data=textures", "data.root=nowhere"), "python scripts/prepare_textures.py"),
+        (("train", "data=folder", "classes.names=[zebra]", "teacher=textures"), "please give data.root=..."),
         (
             ("train", "experiment=textures_zero_shot", "data.root={textures}", "resume={textures}/JPEGImages/val_00000.jpg"),
             "not a checkpoint",
         ),
-        (("segment", "model=maskclip_tiny", "input=", "classes.names=[zebra]"), "no input"),
-        (("segment", "model=maskclip_tiny", "input={textures}", "classes.names=[zebra]", "output=/dev/null/x"), "/dev/null"),
-        (("eval", "data=folder", "data.root=.", "classes.names=[zebra]", "model=maskclip_tiny"), "nothing to score without masks"),
-        (("segment", "model=maskclip_tiny", "input={textures}", "classes.names=[zebra]", "device=cuda"), "there is no GPU"),
-        (("eval", "model=maskclip_tiny", "data=textures", "data.root={textures}", "data.masks='x/{{}}.png'"), "no such mask"),
+        (("segment", "model=maskclip_textures", "input=", "classes.names=[zebra]"), "no input"),
+        (("segment", "model=maskclip_textures", "input={textures}", "classes.names=[zebra]", "output=/dev/null/x"), "/dev/null"),
+        (("eval", "data=folder", "data.root=.", "classes.names=[zebra]", "model=maskclip_textures"), "nothing to score without masks"),
+        (("segment", "model=maskclip_textures", "input={textures}", "classes.names=[zebra]", "device=cuda"), "there is no GPU"),
+        (("eval", "model=maskclip_textures", "data=textures", "data.root={textures}", "data.masks='x/{{}}.png'"), "no such mask"),
         (("eval", "model=student", "model.checkpoint=nowhere", "data=textures", "data.root={textures}"), "no checkpoint nowhere"),
-        (("eval", "model=maskclip_tiny", "model.architecture=ViT-Z", "data=textures", "data.root={textures}"), "unknown CLIP architecture"),
+        (
+            ("eval", "model=maskclip_textures", "model.architecture=ViT-Z", "data=textures", "data.root={textures}"),
+            "unknown CLIP architecture",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence(tmp_path: Path, textures_root: Path, arguments: tuple[str, ...], part: str) -> None:

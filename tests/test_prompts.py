@@ -1,23 +1,25 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import open_clip
 import pytest
 import torch
 from open_clip.model import CLIP
+from safetensors import safe_open
 from torch import Tensor
 
 from maskclip import InputError, Vocabulary
-from maskclip.prompts import TEMPLATE_SETS, cached_embeddings, embed_vocabulary, resolve_templates
+from maskclip.prompts import TEMPLATE_SETS, cached_embeddings, embed_vocabulary, load_text, resolve_templates, save_text, tokenize
 
 TOKENIZER = open_clip.SimpleTokenizer(context_length=32)
 
 
 def test_the_paper_has_85_different_sentences() -> None:
-    sentences = resolve_templates("paper")
+    sentences = resolve_templates("maskclip")
     assert len(sentences) == len(set(sentences)) == 85
-    assert sentences[:80] == TEMPLATE_SETS["imagenet"]
+    assert sentences[:80] == TEMPLATE_SETS["openai"]
     assert "there is a {} in the scene." in sentences
 
 
@@ -27,15 +29,36 @@ def test_bad_templates(templates: object) -> None:
         resolve_templates(templates)  # type: ignore[arg-type]
 
 
-def test_embedding_is_the_mean_over_sentences_and_synonyms(vit: CLIP) -> None:
+def test_embedding_is_the_mean_over_sentences_of_a_word(vit: CLIP) -> None:
     vocabulary = Vocabulary(["sofa", "cat"], prompts={"sofa": ["sofa", "couch"]})
     result = embed_vocabulary(vit, TOKENIZER, vocabulary, ["a {}.", "the {}."])
-    total = torch.zeros(24)
-    for sentence in ("a sofa.", "the sofa.", "a couch.", "the couch."):
-        embedding = vit.encode_text(TOKENIZER([sentence]))[0].detach()
-        total += embedding / embedding.norm()
-    torch.testing.assert_close(result[0], total / total.norm())
-    torch.testing.assert_close(result.norm(dim=1), torch.ones(2))
+    for row, word in enumerate(("sofa", "couch", "cat")):
+        total = torch.zeros(24)
+        for sentence in (f"a {word}.", f"the {word}."):
+            embedding = vit.encode_text(TOKENIZER([sentence]))[0].detach()
+            total += embedding / embedding.norm()
+        torch.testing.assert_close(result[row], total / total.norm())
+    assert len(result) == 3
+
+
+@pytest.mark.parametrize("word", ["rock'n'roll \"club\"", "salt, pepper", "猫", "naïve café", "{}", "{0}", "100 % wool"])
+def test_odd_words_are_read_as_they_are(vit: CLIP, word: str) -> None:
+    tokens = tokenize(TOKENIZER, word, ["a photo of a {}."])
+    assert TOKENIZER.decode(tokens[0].tolist()).replace(" ", "").startswith("<start_of_text>aphotoof")
+    assert torch.equal(tokens, TOKENIZER([f"a photo of a {word}."]))
+    assert embed_vocabulary(vit, TOKENIZER, Vocabulary([word]), ["a {}."]).isfinite().all()
+
+
+def test_a_name_that_would_be_cut_off_is_refused(vit: CLIP) -> None:
+    fits, long = " ".join(["word"] * 24), "word " * 40  # 32 tokens: start, a photo of a, ., end leave 25
+    tokenize(TOKENIZER, fits, ["a photo of a {}."])
+    with pytest.raises(InputError, match=r"the class name 'word word .*\.\.\.' is too long for the text tower, which reads 32 tokens"):
+        embed_vocabulary(vit, TOKENIZER, Vocabulary(["cat", long]), ["a photo of a {}."])
+    tokenize(TOKENIZER, " ".join(["word"] * 25), ["a photo of a {}."])
+    with pytest.raises(InputError, match="too long"):
+        tokenize(TOKENIZER, " ".join(["word"] * 26), ["a photo of a {}."])
+    with pytest.raises(InputError, match="too long"):
+        tokenize(open_clip.get_tokenizer("ViT-B-16"), "ü" * 200, TEMPLATE_SETS["maskclip"])
 
 
 class Counting:
@@ -44,18 +67,46 @@ class Counting:
     def __init__(self) -> None:
         self.calls = 0
 
-    def __call__(self, sentences: list[str]) -> Tensor:
-        self.calls += 1
-        return TOKENIZER(sentences)
+    def __call__(self, sentences: list[str], context_length: int | None = None) -> Tensor:
+        self.calls += context_length is None
+        return TOKENIZER(sentences, context_length=context_length)
 
 
 def test_cache_answers_only_for_the_same_weights_words_and_templates(vit: CLIP, tmp_path: Path) -> None:
     tokenizer, words = Counting(), Vocabulary(["cat"])
-    first = cached_embeddings(vit, tokenizer, words, ["a {}."], "weights", tmp_path)
-    again = cached_embeddings(vit, tokenizer, words, ["a {}."], "weights", tmp_path)
+    first = cached_embeddings(vit, tokenizer, words, ["a {}."], "A", tmp_path)
+    again = cached_embeddings(vit, tokenizer, words, ["a {}."], "A", tmp_path)
     assert torch.equal(first, again) and tokenizer.calls == 1
-    cached_embeddings(vit, tokenizer, words, ["a {}."], "other weights", tmp_path)
-    cached_embeddings(vit, tokenizer, words, ["the {}."], "weights", tmp_path)
-    cached_embeddings(vit, tokenizer, Vocabulary(["dog"]), ["a {}."], "weights", tmp_path)
-    assert tokenizer.calls == 4
-    assert len(list((tmp_path / "text").iterdir())) == 4
+    cached_embeddings(vit, tokenizer, words, ["a {}."], "B", tmp_path)
+    cached_embeddings(vit, tokenizer, words, ["the {}."], "A", tmp_path)
+    cached_embeddings(vit, tokenizer, Vocabulary(["dog"]), ["a {}."], "A", tmp_path)
+    with torch.no_grad():
+        vit.logit_scale.add_(1)
+    cached_embeddings(vit, tokenizer, words, ["a {}."], "A", tmp_path)
+    assert tokenizer.calls == 5
+    assert len(list((tmp_path / "text").iterdir())) == 5
+
+
+def test_text_embeddings_in_a_file(tmp_path: Path) -> None:
+    path, rows = tmp_path / "a" / "text.safetensors", torch.nn.functional.normalize(torch.randn(3, 4), dim=1)
+    words = Vocabulary(["sofa", "cat"], prompts={"sofa": ["sofa", "couch"]})
+    save_text(path, rows, words, {"architecture": "RN50", "templates": ["a {}."], "weights_sha256": "0", "other": object()})
+    with safe_open(path, framework="pt") as file:
+        assert file.keys() == ["text_embeddings"]
+        assert {key: json.loads(value) for key, value in file.metadata().items()} == {
+            "architecture": "RN50",
+            "templates": ["a {}."],
+            "weights_sha256": "0",
+            "words": ["sofa", "couch", "cat"],
+        }
+    assert torch.equal(load_text(path, words, "RN50"), rows)
+    assert torch.equal(load_text(path, Vocabulary(["cat", "couch"]), "RN50"), rows[[2, 1]])
+    with pytest.raises(InputError, match=r"text.safetensors lack dog"):
+        load_text(path, Vocabulary(["cat", "dog"]), "RN50")
+    with pytest.raises(InputError, match=r"are those of RN50, not of RN101"):
+        load_text(path, words, "RN101")
+    with pytest.raises(InputError, match=r"no text embeddings .*python src/embed.py writes them"):
+        load_text(tmp_path / "none", words, "RN50")
+    (tmp_path / "broken").write_bytes(b"12345678910")
+    with pytest.raises(InputError, match="not a file of text embeddings"):
+        load_text(tmp_path / "broken", words, "RN50")

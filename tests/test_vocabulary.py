@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from maskclip import InputError, Vocabulary
+from maskclip.vocabulary import read_words
 
 
 @pytest.mark.parametrize(
@@ -12,7 +15,7 @@ from maskclip import InputError, Vocabulary
         ({"names": "cat"}, r"one word; give a list, as in classes.names=\[cat\]"),
         ({"names": ["cat", "dog", "cat"]}, "more than once: cat"),
         ({"names": ["cat", " "]}, r"class names \[1\] are empty"),
-        ({"names": [str(i) for i in range(255)]}, "255 class names"),
+        ({"names": [str(i) for i in range(65536)]}, "65536 class names: a 16-bit label map"),
         ({"names": ["cat"], "unseen": ["dog"]}, "classes.unseen mentions dog"),
         ({"names": ["cat"], "prompts": {"dog": ["dog"]}}, "classes.prompts mentions dog"),
         ({"names": ["cat"], "prompts": {"cat": []}}, "no words for cat"),
@@ -32,6 +35,34 @@ def test_words_leave_out_the_background() -> None:
     vocabulary = Vocabulary(["background", "sofa", "cat"], prompts={"sofa": ["sofa", "couch"]}, background=True, unseen=["cat"])
     assert vocabulary.words == [["sofa", "couch"], ["cat"]]
     assert vocabulary.unseen_indices == [2]
+
+
+def test_a_background_with_words_is_a_class_like_others() -> None:
+    vocabulary = Vocabulary(["background", "cat"], prompts={"background": ["wall", "sky", "grass"]}, background=True)
+    assert vocabulary.wordless == 0
+    assert vocabulary.words == [["wall", "sky", "grass"], ["cat"]]
+    assert vocabulary.rows() == ([0, 1, 2, 3], [3, 1])
+
+
+def test_rows_of_chosen_classes() -> None:
+    vocabulary = Vocabulary(["background", "sofa", "cat", "car"], prompts={"sofa": ["sofa", "couch"]}, background=True)
+    assert vocabulary.word_counts == [2, 1, 1]
+    assert vocabulary.rows([3, 1]) == ([3, 0, 1], [1, 2])
+    with pytest.raises(InputError, match="background has no words"):
+        vocabulary.rows([0, 1])
+
+
+def test_words_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "words.txt"
+    path.write_text('# my classes\ncat\n\nsofa, couch , settee\n"salt, pepper", spice\n猫\nit\'s "ours"\n', encoding="utf-8")
+    names, prompts = read_words(path)
+    assert names == ["cat", "sofa", "salt, pepper", "猫", 'it\'s "ours"']
+    assert prompts == {"sofa": ["sofa", "couch", "settee"], "salt, pepper": ["salt, pepper", "spice"]}
+    with pytest.raises(InputError, match=r"no file of class names .*nowhere.txt .*classes.names=\[cat,dog\]"):
+        read_words(tmp_path / "nowhere.txt")
+    path.write_bytes(b"\xff\xfe\x00cat")
+    with pytest.raises(InputError, match="cannot read the class names"):
+        read_words(path)
 
 
 def test_a_single_word_needs_no_list() -> None:

@@ -3,7 +3,7 @@
 from maskclip.clip import DenseCLIP
 from maskclip.errors import InputError
 from maskclip.inference import Protocol, predict_labels, predict_logits
-from maskclip.models import MaskCLIP, Student, load_student
+from maskclip.models import MaskCLIP, Released, Student, load_student
 from maskclip.vocabulary import Vocabulary
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "InputError",
     "MaskCLIP",
     "Protocol",
+    "Released",
     "Student",
     "Vocabulary",
     "load_student",

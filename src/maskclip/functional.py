@@ -6,6 +6,9 @@ No function changes its inputs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -31,27 +34,45 @@ def cosine_logits(features: Tensor, text_embeddings: Tensor) -> Tensor:
     return torch.einsum("bdhw,cd->bchw", F.normalize(features, dim=1), text_embeddings)
 
 
-def prompt_denoising(logits: Tensor, threshold: float = 0.5, scale: float = LOGIT_SCALE) -> Tensor:
+def best_word(logits: Tensor, counts: Sequence[int]) -> Tensor:
+    """Class logits (B, C, h, w): the largest over the words of each class, from word logits (B, W, h, w).
+
+    `counts` says how many words each class has; words of a class stand side by side, W is the sum.
+    """
+    if all(count == 1 for count in counts):
+        return logits
+    owner = torch.repeat_interleave(torch.tensor(counts, device=logits.device))  # W
+    empty = logits.new_full((logits.shape[0], len(counts), *logits.shape[2:]), -torch.inf)
+    return empty.scatter_reduce(1, owner.view(1, -1, 1, 1).expand_as(logits), logits, "amax")
+
+
+def prompt_denoising(logits: Tensor, threshold: float = 0.5, scale: float = LOGIT_SCALE, keep_if_all_unsure: bool = True) -> Tensor:
     """The logits (B, C, h, w) with every class removed that no position of the image is sure of (section 3.3).
 
     A class goes (its logits become -100) where the largest of its probabilities over the image is below `threshold`.
-    An image in which that is so of all classes is left as it is: there would be nothing to say about it.
+    An image in which that is so of all classes is left as it is, as there would be nothing to say about it; the
+    released code (`keep_if_all_unsure` False) removes them all, and the first class wins everywhere.
     """
     peak = (scale * logits).softmax(dim=1).amax(dim=(2, 3), keepdim=True)  # B x C x 1 x 1
     unsure = peak < threshold
-    return logits.masked_fill(unsure & ~unsure.all(dim=1, keepdim=True), REMOVED)
+    if keep_if_all_unsure:
+        unsure = unsure & ~unsure.all(dim=1, keepdim=True)
+    return logits.masked_fill(unsure, REMOVED)
 
 
-def key_smoothing(logits: Tensor, keys: Tensor, threshold: float = 1.0, scale: float = LOGIT_SCALE) -> Tensor:
+def key_smoothing(
+    logits: Tensor, keys: Tensor, threshold: float = 1.0, scale: float = LOGIT_SCALE, unit: Literal["keys", "channels"] = "keys"
+) -> Tensor:
     """Scores (B, C, h, w) in which positions with similar keys vote together: p_i <- sum_j cos(k_i, k_j) p_j (section 3.3).
 
     `keys` (B, K, h, w) come from the last attention layer. Only positions whose largest probability is below
     `threshold` are smoothed, 1.0 means all of them; the others keep their probabilities. The weights are not
-    normalised (as in the paper), so the result is a score, not a probability.
+    normalised (as in the paper), so the result is a score, not a probability. `unit` says what is made a unit vector:
+    the key of every position (the cosine of the paper), or every channel over all positions, as in the released code.
     """
     probabilities = (scale * logits).softmax(dim=1)
     p = probabilities.flatten(2)  # B x C x hw
-    k = F.normalize(keys.flatten(2), dim=1)  # B x K x hw
+    k = F.normalize(keys.flatten(2), dim=1 if unit == "keys" else 2)  # B x K x hw
     # sum_j (k_i . k_j) p_j as (p k') k: no hw x hw matrix is built
     smooth = torch.bmm(torch.bmm(p, k.transpose(1, 2)), k).view_as(logits)
     if threshold >= 1:
@@ -100,11 +121,10 @@ def pseudo_labels(labels: Tensor, scores: Tensor, classes: Tensor, confidence: f
     return torch.where(labels == UNLABELLED, guess, labels)
 
 
-def resample_position_embedding(embedding: Tensor, native: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Position embedding (1 + h*w, K) for another grid: the class token's row, then the native grid's, bicubic."""
+def resample_position_embedding(embedding: Tensor, native: tuple[int, int], grid: tuple[int, int], first: int = 1) -> Tensor:
+    """Position embedding (`first` + h*w, K) for another grid: rows of class and register tokens, then the grid's, bicubic."""
     if native == grid:
         return embedding
-    first, spatial = embedding[:1], embedding[1:]
-    spatial = spatial.float().T.reshape(1, -1, *native)  # 1 x K x h x w
+    spatial = embedding[first:].float().T.reshape(1, -1, *native)  # 1 x K x h x w
     spatial = F.interpolate(spatial, size=grid, mode="bicubic", align_corners=False)
-    return torch.cat([first, spatial.flatten(2)[0].T.to(first.dtype)])
+    return torch.cat([embedding[:first], spatial.flatten(2)[0].T.to(embedding.dtype)])

@@ -37,6 +37,8 @@ class Segmenter(Interface):
 
     def covered_size(self, height: int, width: int) -> tuple[int, int]: ...
 
+    def decide(self, logits: Tensor) -> Tensor: ...
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -79,12 +81,13 @@ def predict_logits(model: Segmenter, image: Tensor, protocol: Protocol) -> Tenso
 
 @torch.inference_mode()
 def predict_labels(model: Segmenter, image: Tensor, protocol: Protocol) -> Tensor:
-    """The best class of every pixel, (B, H, W) uint8, at the size of `image` (B, 3, H, W)."""
-    return predict_logits(model, image, protocol).argmax(dim=1).to(torch.uint8)
+    """The label of every pixel, (B, H, W), at the size of `image` (B, 3, H, W); uint8, int32 where there are more than 256 classes."""
+    labels = model.decide(predict_logits(model, image, protocol))
+    return labels.to(torch.uint8 if len(model.vocabulary) <= 256 else torch.int32)
 
 
 def predict_image(model: Segmenter, image: Image.Image, protocol: Protocol = NATIVE) -> np.ndarray:
-    """The label map of a picture at its own size, (H, W) uint8; the model's device is used."""
+    """The label map of a picture at its own size, (H, W) uint8 or int32; the model's device is used."""
     if not isinstance(image, Image.Image):
         raise InputError(f"give a picture that PIL has opened, not {type(image).__name__}: Image.open(path)")
     device = next((t.device for t in (*model.parameters(), *model.buffers())), None) if isinstance(model, torch.nn.Module) else None

@@ -15,15 +15,16 @@ INK, PAPER, MARGIN = (35, 35, 40), (255, 255, 255), 8
 
 def colourise(labels: np.ndarray, palette: Palette) -> np.ndarray:
     """Labels (H, W) as colours, (H, W, 3) uint8; ignored pixels are white."""
-    table = np.full((256, 3), 255, dtype=np.uint8)
+    table = np.full((max(256, len(palette)), 3), 255, dtype=np.uint8)
     table[: len(palette)] = palette
-    return table[labels.astype(np.uint8)]
+    return table[labels]
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, palette: Palette, opacity: float = 0.55) -> np.ndarray:
     """The image (H, W, 3) uint8 with its labels laid over it and thin dark borders between regions."""
     mixed = image * (1 - opacity) + colourise(labels, palette) * opacity
-    mixed[labels == IGNORE_INDEX] = image[labels == IGNORE_INDEX]
+    if len(palette) <= IGNORE_INDEX:
+        mixed[labels == IGNORE_INDEX] = image[labels == IGNORE_INDEX]
     border = np.zeros(labels.shape, dtype=bool)
     border[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     border[1:] |= labels[1:] != labels[:-1]

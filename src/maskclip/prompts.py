@@ -1,22 +1,25 @@
-"""From class names to text embeddings: sentences, the mean over them, and a cache on disk."""
+"""From class names to text embeddings: sentences, the mean over them, and files that keep the result."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import getpid
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from maskclip.clip.loading import weights_sha256
 from maskclip.errors import InputError
 from maskclip.vocabulary import Vocabulary
 
@@ -30,16 +33,16 @@ IN_THE_SCENE = (
 """The five sentences that the authors add to CLIP's 80 ImageNet templates."""
 
 TEMPLATE_SETS: dict[str, tuple[str, ...]] = {
-    "paper": tuple(template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES) + IN_THE_SCENE,
-    "imagenet": tuple(template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES),
-    "single": ("a photo of a {}.",),
+    "maskclip": tuple(template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES) + IN_THE_SCENE,
+    "openai": tuple(template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES),
+    "simple": ("a photo of a {}.",),
 }
 
-Tokenizer = Callable[[list[str]], Tensor]
+Tokenizer = Callable[..., Tensor]
 
 
 def resolve_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
-    """Sentences with one {} each, from the name of a set ("paper", "imagenet", "single") or as given."""
+    """Sentences with one {} each, from the name of a set ("maskclip", "openai", "simple") or as given."""
     if isinstance(templates, str):
         if templates not in TEMPLATE_SETS:
             raise InputError(f"unknown templates {templates!r}: one of {', '.join(TEMPLATE_SETS)}, or a list of sentences with {{}}")
@@ -49,19 +52,34 @@ def resolve_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(templates)
 
 
+def tokenize(tokenizer: Tokenizer, word: str, templates: Sequence[str]) -> Tensor:
+    """Token ids (T, L) of a word in every template. Raises `InputError` where the tokenizer would cut a sentence off."""
+    sentences = [template.replace("{}", word) for template in templates]
+    tokens = tokenizer(sentences)
+    length = tokens.shape[1]
+    longer = tokenizer(sentences, context_length=length + 4 * max(map(len, sentences)) + 8)
+    cut = (longer[:, length:] != longer[:, -1:]).any(dim=1)  # the last column of the longer ones is padding
+    if cut.any():
+        raise InputError(
+            f"the class name {word if len(word) <= 60 else word[:60] + '...'!r} is too long for the text tower, which reads "
+            f"{length} tokens: it would be cut off in {sentences[int(cut.int().argmax())][:40]!r}...; give a shorter name or template"
+        )
+    return tokens
+
+
 @torch.no_grad()
 def embed_vocabulary(model: CLIP, tokenizer: Tokenizer, vocabulary: Vocabulary, templates: Sequence[str]) -> Tensor:
-    """One unit text embedding for each class that has words, (C, D), float32.
+    """One unit text embedding for every word, class by class, (W, D), float32.
 
-    The mean of the unit embeddings of every sentence with every synonym, made unit again (section 3.2, "prompt
-    engineering").
+    The mean of the unit embeddings of all sentences with the word, made unit again (section 3.2, "prompt engineering").
     """
     device = next(model.parameters()).device
+    words = [word for words in vocabulary.words for word in words]
+    tokens = [tokenize(tokenizer, word, templates) for word in words]  # a name that is too long is said at once
+    many = len(words) * len(templates) > 1000
     rows = []
-    many = len(vocabulary.words) * len(templates) > 1000
-    for words in tqdm(vocabulary.words, desc="reading the class names", unit="class", leave=False, disable=not many):
-        sentences = [template.format(word) for word in words for template in templates]
-        embeddings = F.normalize(model.encode_text(tokenizer(sentences).to(device)).float(), dim=-1)
+    for sentences in tqdm(tokens, desc="reading the class names", unit="word", leave=False, disable=not many):
+        embeddings = F.normalize(model.encode_text(sentences.to(device)).float(), dim=-1)
         rows.append(F.normalize(embeddings.mean(dim=0), dim=0))
     return torch.stack(rows).cpu()
 
@@ -71,25 +89,62 @@ def cached_embeddings(
     tokenizer: Tokenizer,
     vocabulary: Vocabulary,
     templates: Sequence[str],
-    weights: str,
+    architecture: str,
     cache: Path | None,
 ) -> Tensor:
-    """`embed_vocabulary`, kept in the folder `cache` under a key of weights, words and templates; None: not kept.
+    """`embed_vocabulary`, kept in the folder `cache` under a key of architecture, weights, words and templates; None: not kept.
 
-    `weights` identifies the text tower: its architecture and a fingerprint of its weights.
+    The files are those of `save_text`.
     """
     if cache is None:
         return embed_vocabulary(model, tokenizer, vocabulary, templates)
-    fingerprint = json.dumps({"weights": weights, "words": vocabulary.words, "templates": list(templates)}, sort_keys=True)
+    about = {"architecture": architecture, "weights_sha256": weights_sha256(model), "templates": list(templates)}
+    fingerprint = json.dumps({**about, "words": vocabulary.words}, sort_keys=True)
     path = cache / "text" / f"{hashlib.sha256(fingerprint.encode()).hexdigest()}.safetensors"
     if path.is_file():
-        return load_file(path)["text_embeddings"]
+        return load_text(path, vocabulary, architecture)
     embeddings = embed_vocabulary(model, tokenizer, vocabulary, templates)
-    partial = path.with_suffix(f".{getpid()}")  # several processes may write the same entry
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"text_embeddings": embeddings}, partial)
-        partial.replace(path)
+        save_text(path, embeddings, vocabulary, about)
     except OSError as cause:
         warnings.warn(f"text embeddings are not kept: {cause} ($MASKCLIP_CACHE names another folder)", stacklevel=2)
     return embeddings
+
+
+def save_text(path: Path, embeddings: Tensor, vocabulary: Vocabulary, about: Mapping[str, Any]) -> None:
+    """Write text embeddings as safetensors; atomic.
+
+    Tensor `text_embeddings` (W, D) float32, unit rows. Metadata, as JSON strings: `words` (W of them, in the order of the
+    rows), and of `about` `architecture`, `templates` and `weights_sha256`.
+    """
+    metadata = {key: json.dumps(about[key]) for key in ("architecture", "templates", "weights_sha256") if key in about}
+    metadata["words"] = json.dumps([word for words in vocabulary.words for word in words])
+    partial = path.with_suffix(f".{getpid()}")  # several processes may write the same entry
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        save_file({"text_embeddings": embeddings.float().contiguous()}, partial, metadata=metadata)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_text(path: Path, vocabulary: Vocabulary, architecture: str) -> Tensor:
+    """The rows (W, D) for the vocabulary's words from a file of `save_text`, which may hold more words, in any order.
+
+    Raises `InputError` if the file is missing, not such a file, of another architecture, or lacks a word.
+    """
+    if not path.is_file():
+        raise InputError(f"no text embeddings {path} (model.text_embeddings); python src/embed.py writes them")
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+            embeddings, words = file.get_tensor("text_embeddings"), about["words"]
+    except (SafetensorError, KeyError, ValueError, OSError) as cause:
+        raise InputError(f"{path} is not a file of text embeddings as python src/embed.py writes them") from cause
+    if about.get("architecture", architecture) != architecture:
+        raise InputError(f"the text embeddings in {path} are those of {about['architecture']}, not of {architecture}")
+    place = {word: row for row, word in enumerate(words)}
+    wanted = [word for words in vocabulary.words for word in words]
+    if missing := [word for word in wanted if word not in place]:
+        raise InputError(f"the text embeddings in {path} lack {', '.join(missing[:8])}{' ...' if len(missing) > 8 else ''}")
+    return embeddings[[place[word] for word in wanted]]

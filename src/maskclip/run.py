@@ -29,11 +29,11 @@ from maskclip.data.images import find_images
 from maskclip.errors import InputError
 from maskclip.inference import Protocol, Segmenter
 from maskclip.metrics import scores
-from maskclip.models import Student
+from maskclip.models import MaskCLIP, Student
 from maskclip.results import PROJECT, class_table, commit, device_name, score_entries, table, versions, write_json
 from maskclip.segment import segment_files
 from maskclip.tasks import Evaluation
-from maskclip.vocabulary import Vocabulary
+from maskclip.vocabulary import Vocabulary, read_words
 
 log = logging.getLogger(__name__)
 Card = dict[str, Any]
@@ -77,6 +77,15 @@ def program(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
 def plain(node: Any) -> Any:
     """A config node as dicts and lists, interpolations resolved."""
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
+def words_of(node: DictConfig) -> Card:
+    """The arguments of a `Vocabulary` from the group `classes`, with the words of a file where it names one."""
+    words = plain(node)
+    if isinstance(words["names"], str):
+        names, prompts = read_words(Path(words["names"]))
+        words |= {"names": names, "prompts": prompts | (words.get("prompts") or {})}
+    return words
 
 
 def build(node: Any, **objects: Any) -> Any:
@@ -140,7 +149,7 @@ def evaluate_model(cfg: DictConfig, model: Segmenter, data: SegmentationData, ou
 def evaluate(cfg: DictConfig) -> float:
     """`src/eval.py`: evaluate a model on a data set, print the table, write the card. Returns the mIoU in percent."""
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    vocabulary = Vocabulary(**plain(cfg.classes))
+    vocabulary = Vocabulary(**words_of(cfg.classes))
     data: SegmentationData = build(cfg.data, classes=vocabulary)
     if cfg.data.masks is None:
         raise InputError("there is nothing to score without masks (data.masks); src/segment.py writes label maps")
@@ -155,6 +164,9 @@ def evaluate(cfg: DictConfig) -> float:
 @rank_zero_only
 def report(card: Card, output: Path) -> None:
     """Print a card as a table, with the classes one by one and where the files are."""
+    if HydraConfig.get().mode == RunMode.MULTIRUN:  # one table comes in the end (sweeps.py)
+        print(f"mIoU {card['miou']:.1f}, {card['method']}; card: {output / 'results.json'}")
+        return
     print(f"\n{class_table(card, card['unseen_classes'])}\n\n{table([card])}\n")
     print(f"{card['images']} images of {card['data']} in {card['seconds']:.1f} s on {card['device']}; card: {output / 'results.json'}")
     if card["provenance"].get("labels") == "seen":
@@ -181,7 +193,8 @@ def train_student(cfg: DictConfig, output: Path) -> tuple[Card | None, Student]:
 
     The card is None where the data have no masks to score with.
     """
-    vocabulary = Vocabulary(**plain(cfg.classes))
+    words = words_of(cfg.classes)
+    vocabulary = Vocabulary(**words)
     data: SegmentationData = build(cfg.data, classes=vocabulary)
     for split in ("train", "val"):
         data.dataset(split)
@@ -189,7 +202,7 @@ def train_student(cfg: DictConfig, output: Path) -> tuple[Card | None, Student]:
     teacher = build(cfg.teacher, classes=vocabulary)
     task = build(
         cfg.task,
-        classes=plain(cfg.classes),
+        classes=words,
         embedding_dim=teacher.embedding_dim,
         protocol=plain({k: v for k, v in cfg.protocol.items() if k != "_target_"}),
         run={
@@ -244,7 +257,7 @@ def segment(cfg: DictConfig) -> None:
         raise InputError("no input: name an image or a folder, as in input=photos/")
     sources = [Path(str(s)) for s in (cfg.input if OmegaConf.is_list(cfg.input) else [cfg.input])]
     files = [(path, source) for source in sources for path in find_images(source)]
-    words = plain(cfg.classes)
+    words = words_of(cfg.classes)
     vocabulary = Vocabulary(**words) if words["names"] else None
     model = build(cfg.model, classes=vocabulary)
     automatic = "cuda" if torch.cuda.is_available() else "cpu"
@@ -258,3 +271,11 @@ def segment(cfg: DictConfig) -> None:
     print(f"{len(files) - len(broken)} of {len(files)} images segmented; label maps, overlays and legend in {cfg.output}")
     if broken:
         raise InputError(f"{len(broken)} of {len(files)} images could not be read:\n  " + "\n  ".join(broken))
+
+
+def embed(cfg: DictConfig) -> None:
+    """`src/embed.py`: the text embeddings of the class names, computed and written to a file."""
+    model: MaskCLIP = build(cfg.model, classes=Vocabulary(**words_of(cfg.classes)))
+    output = Path(cfg.output)
+    model.save_text(output)
+    print(f"{len(model.text_embeddings)} words of {len(model.vocabulary)} classes, {model.embedding_dim} dimensions: {output}")

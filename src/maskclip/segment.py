@@ -20,7 +20,7 @@ from maskclip.results import write_json
 def segment_files(model: MaskCLIP | Student, files: Sequence[tuple[Path, Path]], protocol: Protocol, output: Path) -> list[str]:
     """Segment `files`, pairs of a picture and the folder it was found in, into `output`; returns what could not be read.
 
-    For photos/a/cat.jpg found in photos/: `output`/masks/a/cat.png (palette PNG, class indices, the picture's size),
+    For photos/a/cat.jpg found in photos/: `output`/masks/a/cat.png (class indices, the picture's size),
     `output`/overlays/a/cat.jpg, and `output`/legend.json, legend.png for all.
     """
     names, palette = list(model.vocabulary.names), model.vocabulary.colours

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Mapping, Sequence
+import csv
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
 
 from maskclip.errors import InputError
 
+MOST_CLASSES = 65535
 Palette = tuple[tuple[int, int, int], ...]
 
 
@@ -21,9 +25,10 @@ def _default_palette(count: int) -> Palette:
 class Vocabulary:
     """Class names in index order and what belongs to each.
 
-    `prompts` maps a class name to the words that are put into the sentences where they differ from the name (a word,
-    or several that are synonyms). `unseen` names the classes without labels in the zero-shot setting. With `background`, class 0 is
-    the background: it has no words, and only a student can learn it. Raises `InputError` if anything does not fit.
+    `prompts` maps a class name to the words that are put into the sentences where they differ from the name (a word, or
+    several that are synonyms). `unseen` names the classes without labels in the zero-shot setting. With `background`,
+    class 0 is the background: unless `prompts` gives it words, it has none, and only a student or a threshold can tell it.
+    Raises `InputError` if anything does not fit.
     """
 
     names: Sequence[str]
@@ -41,8 +46,8 @@ class Vocabulary:
             raise InputError(f"class names must be words; quote {', '.join(map(str, strangers))}")
         if blank := [i for i, name in enumerate(self.names) if not str(name).strip()]:
             raise InputError(f"class names {blank} are empty (counted from 0)")
-        if len(self.names) >= 255:
-            raise InputError(f"{len(self.names)} class names: an 8-bit mask holds at most 254 besides the ignore index 255")
+        if len(self.names) > MOST_CLASSES:
+            raise InputError(f"{len(self.names)} class names: a 16-bit label map holds at most {MOST_CLASSES}")
         repeated = sorted({name for name in self.names if list(self.names).count(name) > 1})
         if repeated:
             raise InputError(f"class names given more than once: {', '.join(repeated)}")
@@ -68,10 +73,32 @@ class Vocabulary:
         return len(self.names)
 
     @property
+    def wordless(self) -> int:
+        """How many classes have no words: 1 with a background that has none, else 0."""
+        return int(self.background and self.names[0] not in self.prompts)
+
+    @property
     def words(self) -> list[list[str]]:
-        """What the text tower reads for each class that has words (all but the background)."""
-        given = [self.prompts.get(name, name) for name in self.names[int(self.background) :]]
+        """What the text tower reads for each class that has words (all but a background without)."""
+        given = [self.prompts.get(name, name) for name in self.names[self.wordless :]]
         return [[words] if isinstance(words, str) else list(words) for words in given]
+
+    @property
+    def word_counts(self) -> list[int]:
+        """How many words each class has, of those that have any."""
+        return [len(words) for words in self.words]
+
+    def rows(self, classes: Iterable[int] | None = None) -> tuple[list[int], list[int]]:
+        """Where the words of some classes stand among all words, class by class, and how many each class has.
+
+        None is all classes that have words. Raises `InputError` for a class without words.
+        """
+        counts = self.word_counts
+        ends = list(accumulate(counts, initial=0))
+        chosen = list(range(len(counts)) if classes is None else (index - self.wordless for index in classes))
+        if any(index < 0 for index in chosen):
+            raise InputError("the background has no words that MaskCLIP could look for")
+        return [row for index in chosen for row in range(ends[index], ends[index + 1])], [counts[index] for index in chosen]
 
     @property
     def unseen_indices(self) -> list[int]:
@@ -83,3 +110,22 @@ class Vocabulary:
         if self.palette is None:
             return _default_palette(len(self.names))
         return tuple((int(r), int(g), int(b)) for r, g, b in self.palette)
+
+
+def read_words(path: Path) -> tuple[list[str], dict[str, list[str]]]:
+    """Class names and their words from a text file: one class a line, its name first, further words behind commas.
+
+    The name is a word too. A word that holds a comma stands in double quotes; empty lines and lines that begin with #
+    are skipped. Raises `InputError` if the file is not there or not text.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(
+            f"no file of class names {path} (classes.names); for words themselves give a list: classes.names=[cat,dog]"
+        ) from None
+    except (OSError, UnicodeDecodeError) as cause:
+        raise InputError(f"cannot read the class names in {path}: {cause}") from cause
+    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    rows = [[word.strip() for word in row if word.strip()] for row in csv.reader(lines, skipinitialspace=True)]
+    return [row[0] for row in rows if row], {row[0]: row for row in rows if len(row) > 1}

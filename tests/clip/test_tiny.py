@@ -37,4 +37,4 @@ def test_saving_and_loading_gives_the_same_weights(tmp_path: Path) -> None:
 
 def test_unknown_words_are_said() -> None:
     with pytest.warns(UserWarning, match="mean nothing to it: giraffe"):
-        MaskCLIP.build(["zebra", "giraffe"], "maskclip-tiny", "textures", templates="single", cache=None)
+        MaskCLIP.build(["zebra", "giraffe"], "maskclip-tiny", "textures", templates="simple", cache=None)

@@ -33,8 +33,8 @@ def test_plain_vit_is_open_clips_own(vit: CLIP) -> None:
     torch.testing.assert_close(features, expected, atol=1e-5, rtol=0)
     reader = clip.reader
     assert isinstance(reader, ViTReader)
-    entering, _ = reader.tokens(normalised(clip, image))
-    class_token = reader.project(vit.visual.transformer.resblocks[-1](entering))[:, 0]
+    entering, (block,), _ = reader.tokens(normalised(clip, image))
+    class_token = reader.anatomy.project(block(entering))[:, 0]
     torch.testing.assert_close(class_token, pooled, atol=1e-5, rtol=0)
 
 
@@ -55,10 +55,10 @@ def test_maskclip_is_the_last_block_with_every_token_attending_to_itself(vit: CL
     image = torch.rand(2, 3, 40, 24)
     reader = clip.reader
     assert isinstance(reader, ViTReader)
-    tokens, (h, w) = reader.tokens(normalised(clip, image))
+    tokens, _, (h, w) = reader.tokens(normalised(clip, image))
     only_itself = torch.full((1 + h * w, 1 + h * w), -torch.inf).fill_diagonal_(0)
     block = vit.visual.transformer.resblocks[-1]
-    expected = reader.project(block(tokens, attn_mask=only_itself))[:, 1:].transpose(1, 2).reshape(2, -1, h, w)
+    expected = reader.anatomy.project(block(tokens, attn_mask=only_itself))[:, 1:].transpose(1, 2).reshape(2, -1, h, w)
     torch.testing.assert_close(clip(image)[0], expected, atol=1e-6, rtol=1e-5)
 
 
@@ -68,7 +68,7 @@ def test_value_is_the_projected_values_alone(vit: CLIP) -> None:
     clip = DenseCLIP(vit.visual, "value")
     reader = clip.reader
     assert isinstance(reader, ViTReader)
-    tokens, _ = reader.tokens(normalised(clip, image))
+    tokens, _, _ = reader.tokens(normalised(clip, image))
     block = vit.visual.transformer.resblocks[-1]
     weight, bias = block.attn.in_proj_weight.chunk(3)[2], block.attn.in_proj_bias.chunk(3)[2]
     values = block.attn.out_proj(block.ln_1(tokens) @ weight.T + bias)
@@ -119,9 +119,12 @@ def test_frozen_means_frozen(any_clip: CLIP) -> None:
     assert not any(parameter.requires_grad for parameter in clip.parameters())
 
 
-def test_unknown_strategy_and_foreign_tower(vit: CLIP) -> None:
-    with pytest.raises(InputError, match=r"unknown strategy 'values'.*clip, maskclip, value"):
+def test_strategies_that_a_tower_does_not_have(vit: CLIP, resnet: CLIP) -> None:
+    with pytest.raises(InputError, match=r"unknown strategy 'values'.*clip, maskclip, value, sclip"):
         DenseCLIP(vit.visual, "values")
-    foreign = torch.nn.Conv2d(3, 8, 1)
-    with pytest.raises(InputError, match="Conv2d has no dense reading"):
-        DenseCLIP(foreign)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"'naclip' has no meaning for this image tower, a ResNet.*choose one of clip, maskclip, value"):
+        DenseCLIP(resnet.visual, "naclip")
+    with pytest.raises(InputError, match=r"'proxyclip' needs a proxy.*model.proxy=vit_base_patch16_224.dino"):
+        DenseCLIP(vit.visual, "proxyclip")
+    with pytest.raises(InputError, match=r"model.normalisation=clip: choose openai, imagenet"):
+        DenseCLIP(vit.visual, normalisation="clip")

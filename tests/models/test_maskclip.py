@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+from dataclasses import fields
+from pathlib import Path
+
 import numpy as np
 import open_clip
 import pytest
 import torch
 from open_clip.model import CLIP
 from PIL import Image
+from zoo import TEXT, VIT
 
-from maskclip import DenseCLIP, InputError, MaskCLIP, Vocabulary
+from maskclip import DenseCLIP, InputError, MaskCLIP, Released, Vocabulary
+from maskclip.clip import load_clip
 from maskclip.functional import REMOVED, cosine_logits, key_smoothing, prompt_denoising, vote_logits
+from maskclip.models.released import alter_tower
 from maskclip.prompts import embed_vocabulary
 
 
@@ -46,6 +52,49 @@ def test_background_is_never_named(vit: CLIP) -> None:
     torch.testing.assert_close(model(image, torch.tensor([1, 2])), logits[:, 1:])
 
 
+def test_a_class_is_its_best_word(vit: CLIP) -> None:
+    image = torch.rand(1, 3, 40, 24)
+    words = Vocabulary(["background", "sofa", "cat"], prompts={"sofa": ["sofa", "couch"]}, background=True)
+    flat = made_of(vit, Vocabulary(["sofa", "couch", "cat"]))(image)
+    expected = torch.stack([flat[:, :2].amax(1), flat[:, 2]], dim=1)
+    torch.testing.assert_close(made_of(vit, words)(image)[:, 1:], expected)
+    torch.testing.assert_close(made_of(vit, words)(image, torch.tensor([2, 1])), expected.flip(1))
+
+
+def test_background_by_a_threshold(vit: CLIP) -> None:
+    words = Vocabulary(["background", "cat", "dog"], background=True)
+    model = made_of(vit, words, background_threshold=0.7)
+    probabilities = torch.tensor([[0.0, 0.71, 0.29], [0.0, 0.3, 0.7001], [0.0, 0.6, 0.4], [0.0, 0.5, 0.5]])
+    logits = probabilities.log().clamp(min=-300).T[None, :, None, :] / 100
+    assert model.decide(logits).tolist() == [[[1, 2, 0, 0]]]
+    assert made_of(vit, words).decide(logits).tolist() == [[[1, 2, 1, 1]]]
+    with pytest.raises(InputError, match="needs a vocabulary with a background"):
+        made_of(vit, Vocabulary(["cat"]), background_threshold=0.7)
+
+
+def test_background_with_words_competes(vit: CLIP) -> None:
+    words = Vocabulary(["background", "cat"], prompts={"background": ["wall", "sky"]}, background=True)
+    image = torch.rand(1, 3, 32, 32)
+    flat = made_of(vit, Vocabulary(["wall", "sky", "cat"]))(image)
+    torch.testing.assert_close(made_of(vit, words)(image), torch.stack([flat[:, :2].amax(1), flat[:, 2]], dim=1))
+
+
+@pytest.mark.parametrize("count", [1, 1000])
+def test_few_and_many_classes(vit: CLIP, count: int) -> None:
+    embeddings = torch.nn.functional.normalize(torch.randn(count, 24), dim=1)
+    model = MaskCLIP(DenseCLIP(vit.visual), Vocabulary([f"word {i}" for i in range(count)]), embeddings, 1.0, 0.5)
+    labels = model.segment(Image.fromarray(np.random.default_rng(0).integers(0, 255, (37, 911, 3), dtype=np.uint8)))
+    assert labels.shape == (37, 911) and labels.dtype == (np.uint8 if count == 1 else np.int32) and labels.max() < count
+    assert count == 1 or labels.max() > 255
+
+
+@pytest.mark.parametrize("size", [(1, 1), (9, 8), (8, 9), (37, 911)])
+def test_odd_sizes(any_clip: CLIP, size: tuple[int, int]) -> None:
+    model = made_of(any_clip, Vocabulary(["cat", "dog"]), key_smoothing=1.0, prompt_denoising=0.5)
+    labels = model.segment(Image.fromarray(np.zeros((*size, 3), dtype=np.uint8)))
+    assert labels.shape == size
+
+
 def test_close_cosines_keep_their_digits_under_autocast(vit: CLIP) -> None:
     model, image = made_of(vit, Vocabulary(["cat", "dog", "sky"])), torch.rand(1, 3, 32, 32)
     with torch.autocast("cpu", torch.bfloat16):
@@ -76,6 +125,11 @@ def test_a_batch_is_its_images_one_by_one(tiny: MaskCLIP) -> None:
         ({"classes": ["cat"], "templates": "none"}, "unknown templates"),
         ({"classes": ["cat"], "strategy": "magic"}, "unknown strategy 'magic'"),
         ({"classes": ["cat"], "key_smoothing": 1.5}, "key_smoothing=1.5 is not a probability"),
+        ({"classes": ["cat"], "text_embeddings": "none.safetensors"}, "no text embeddings none.safetensors"),
+        ({"classes": ["cat"], "normalisation": "clip"}, "model.normalisation=clip"),
+        ({"classes": ["cat"], "strategy": "proxyclip"}, "needs a proxy"),
+        ({"classes": ["cat"], "strategy": "proxyclip", "proxy": "dino"}, "timm has no model 'dino'"),
+        ({"classes": ["cat"], "architecture": "RN50-quickgelu", "released": {"exact_gelu": True}}, "model.released.exact_gelu is for"),
     ],
 )
 def test_bad_settings(settings: dict, message: str) -> None:
@@ -86,6 +140,49 @@ def test_bad_settings(settings: dict, message: str) -> None:
 def test_provenance_and_method(tiny: MaskCLIP) -> None:
     assert tiny.method == "maskclip"
     assert len(str(tiny.provenance["weights_sha256"])) == 64
-    refined = MaskCLIP.build(["zebra"], "maskclip-tiny", "textures", "clip", "single", key_smoothing=1.0, prompt_denoising=0.5, cache=None)
+    refined = MaskCLIP.build(["zebra"], "maskclip-tiny", "textures", "clip", "simple", key_smoothing=1.0, prompt_denoising=0.5, cache=None)
     assert refined.method == "clip + PD + KS"
     assert refined.logit_scale == pytest.approx(tiny.logit_scale)
+
+
+def test_text_embeddings_from_a_file(tiny: MaskCLIP, tmp_path: Path) -> None:
+    tiny.save_text(tmp_path / "text.safetensors")
+    visual = {k: v for k, v in load_clip("maskclip-tiny", "textures").state_dict().items() if k.startswith("visual.")}
+    torch.save(visual, tmp_path / "visual.pt")
+    words = Vocabulary(["zebra", "grass"])
+    model = MaskCLIP.build(words, "maskclip-tiny", str(tmp_path / "visual.pt"), text_embeddings=tmp_path / "text.safetensors")
+    image = torch.rand(1, 3, 96, 96)
+    chosen = torch.tensor([list(tiny.vocabulary.names).index(name) for name in words.names])
+    torch.testing.assert_close(model(image), tiny(image, chosen))
+    assert model.weights_sha256 == tiny.weights_sha256
+
+
+@pytest.mark.parametrize("habit", [f.name for f in fields(Released)])
+def test_each_habit_of_the_released_code_has_its_effect(habit: str) -> None:
+    settings = {"classes": ["zebra", "grass", "sky"], "architecture": "maskclip-tiny", "templates": "simple", "cache": None}
+    plain, altered = (
+        MaskCLIP.build(**settings, pretrained="textures", key_smoothing=1.0, prompt_denoising=0.9, released=r)  # type: ignore[arg-type]
+        for r in ({}, {habit: True})
+    )
+    image = torch.rand(1, 3, 50, 83)
+    if habit == "stretch":
+        assert plain.covered_size(50, 83) == (56, 88) and altered.covered_size(50, 83) == (50, 83)
+    elif habit == "exact_gelu":  # the shipped CLIP computes GELU anyway
+        quick = CLIP(24, VIT, TEXT, quick_gelu=True).visual
+        x = torch.randn(5, 32)
+        before = quick.transformer.resblocks[0].mlp(x)
+        alter_tower(quick, Released(exact_gelu=True))
+        c_fc, _, c_proj = quick.transformer.resblocks[0].mlp
+        torch.testing.assert_close(quick.transformer.resblocks[0].mlp(x), c_proj(torch.nn.functional.gelu(c_fc(x))))
+        assert not torch.allclose(before, quick.transformer.resblocks[0].mlp(x), atol=1e-5)
+    elif habit == "softmax":
+        low = torch.tensor([0.1])
+        tied = torch.stack([low, low.nextafter(torch.tensor([1.0]))]).view(1, 2, 1, 1)  # the last digit is lost in a softmax
+        assert plain.decide(tied).item() == 1 and altered.decide(tied).item() == 0
+    elif habit == "remove_all":
+        plain.text_embeddings[:] = altered.text_embeddings[:] = plain.text_embeddings[0]  # no class is sure of anything
+        plain.key_smoothing = altered.key_smoothing = None
+        assert (plain(image) > REMOVED).all() and (altered(image) == REMOVED).all()
+    else:
+        assert not torch.allclose(plain(image), altered(image), rtol=1e-4, atol=1e-7)
+    assert altered.method.endswith("(as released)") and altered.provenance["released"] == [habit]

@@ -35,7 +35,7 @@ def make_data(root: Path, classes: Vocabulary, labels: str) -> SegmentationData:
 def make_task(tiny: MaskCLIP, labels: str = "seen", **options: Any) -> MaskCLIPPlus:
     torch.manual_seed(0)
     vocabulary = tiny.vocabulary
-    classes = {"names": list(vocabulary.names), "unseen": list(vocabulary.unseen)}
+    classes = {"names": list(vocabulary.names), "prompts": dict(vocabulary.prompts), "unseen": list(vocabulary.unseen)}
     task = MaskCLIPPlus(classes, tiny.embedding_dim, NETWORK, labels, {}, provenance={"method": "test"}, **options)
     task.attach_teacher(tiny)
     return task
@@ -76,7 +76,9 @@ def test_the_teacher_fills_the_guided_phase(tiny: MaskCLIP, textures_root: Path)
     task.trainer = make_trainer(textures_root, 4)
     labels = task.fill(given, image, torch.empty(0))
     unseen = tiny.vocabulary.unseen_indices
-    only_unseen = MaskCLIP(tiny.clip, Vocabulary(list(tiny.vocabulary.unseen)), tiny.text_embeddings[unseen])
+    synonyms = {name: words for name, words in tiny.vocabulary.prompts.items() if name in tiny.vocabulary.unseen}
+    words = Vocabulary(list(tiny.vocabulary.unseen), prompts=synonyms)
+    only_unseen = MaskCLIP(tiny.clip, words, tiny.text_embeddings[tiny.vocabulary.rows(unseen)[0]])
     guesses = upsample_logits(only_unseen(image), (64, 64), (64, 64)).argmax(1)
     expected = torch.tensor(unseen)[guesses]
     assert torch.equal(labels[given == UNLABELLED], expected[given == UNLABELLED])

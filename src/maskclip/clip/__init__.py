@@ -1,7 +1,9 @@
 """CLIP's image towers, read densely."""
 
-from maskclip.clip.dense import DenseCLIP, Frozen
+from maskclip.clip.dense import DenseCLIP
+from maskclip.clip.frozen import Frozen
 from maskclip.clip.loading import load_clip, weights_sha256
+from maskclip.clip.proxy import Proxy
 from maskclip.clip.strategies import STRATEGIES
 
-__all__ = ["STRATEGIES", "DenseCLIP", "Frozen", "load_clip", "weights_sha256"]
+__all__ = ["STRATEGIES", "DenseCLIP", "Frozen", "Proxy", "load_clip", "weights_sha256"]

@@ -3,40 +3,49 @@
 from __future__ import annotations
 
 import torch
-from open_clip.modified_resnet import ModifiedResNet
-from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
-from typing_extensions import Self
 
-from maskclip.clip.towers import Dense, Size, make_reader
+from maskclip.clip.anatomy import Size
+from maskclip.clip.frozen import Frozen
+from maskclip.clip.proxy import Proxy
+from maskclip.clip.towers import Dense, make_reader
+from maskclip.errors import InputError
 
-
-class Frozen(nn.Module):
-    """A module that stays in eval mode and without gradients, whatever contains it says."""
-
-    def freeze(self) -> None:
-        self.requires_grad_(False)
-        self.eval()
-
-    def train(self, mode: bool = True) -> Self:
-        return super().train(False)
+NORMALISATIONS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
+    "openai": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
+"""Mean and standard deviation of RGB in 0..1, by name, for whoever wants others than the tower's own."""
 
 
 class DenseCLIP(Frozen):
-    """Dense features of a frozen open_clip image tower (ViT or ModifiedResNet) at any image size (section 3.2).
+    """Dense features of a frozen open_clip image tower at any image size (section 3.2).
 
     `tower` is `model.visual` of an open_clip model, `strategy` what its last layer does: see `strategies.py`.
-    Normalisation is the tower's own: callers pass RGB in 0..1.
+    `normalisation` None is the tower's own: callers pass RGB in 0..1. `proxy` is for `proxyclip` alone; `projected_keys`
+    passes keys through the output projection, as the released code does.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, tower: VisionTransformer | ModifiedResNet, strategy: str = "maskclip") -> None:
+    def __init__(
+        self,
+        tower: nn.Module,
+        strategy: str = "maskclip",
+        normalisation: str | None = None,
+        proxy: Proxy | None = None,
+        projected_keys: bool = False,
+    ) -> None:
         super().__init__()
-        self.reader = make_reader(tower, strategy)
-        self.register_buffer("mean", torch.tensor(tower.image_mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(tower.image_std).view(3, 1, 1), persistent=False)
+        self.reader = make_reader(tower, strategy, proxy, projected_keys)
+        if normalisation is not None and normalisation not in NORMALISATIONS:
+            raise InputError(f"model.normalisation={normalisation}: choose {', '.join(NORMALISATIONS)}, or null for the tower's own")
+        mean, std = (tower.image_mean, tower.image_std) if normalisation is None else NORMALISATIONS[normalisation]
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self.freeze()
 
     def covered_size(self, height: int, width: int) -> Size:
@@ -45,4 +54,4 @@ class DenseCLIP(Frozen):
 
     def forward(self, image: Tensor, with_keys: bool = False) -> Dense:
         """Features (B, D, h, w) and, if asked for, keys (B, K, h, w); `image` (B, 3, H, W) is RGB in 0..1."""
-        return self.reader((image - self.mean) / self.std, with_keys)
+        return self.reader((image - self.mean) / self.std, image, with_keys)

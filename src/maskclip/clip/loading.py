@@ -9,12 +9,15 @@ import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import open_clip
-from open_clip.model import CLIP
+import torch
+from open_clip.model import CLIP, convert_to_custom_text_state_dict
 from torch import nn
 
 from maskclip.clip import tiny
+from maskclip.clip.weights import State, read_state_dict
 from maskclip.errors import InputError
 
 
@@ -31,19 +34,21 @@ def _quiet() -> Iterator[None]:
 
 
 def _missing(architecture: str, pretrained: str) -> InputError:
+    source = open_clip.get_pretrained_cfg(architecture, pretrained) or {}
+    where = f"https://huggingface.co/{source['hf_hub'].rstrip('/')}" if source.get("hf_hub") else source.get("url", "")
     return InputError(
-        f"the weights {pretrained!r} of {architecture} are not on this machine and could not be downloaded "
-        "now. Connect once so that open_clip can fetch them, or put a checkpoint on this machine and say "
-        "model.pretrained=/path/to/file (teacher.pretrained in training); the model that ships with the project needs "
-        "no download: model=maskclip_tiny"
+        f"the weights {pretrained!r} of {architecture} are not on this machine and could not be downloaded now. Connect once so "
+        f"that open_clip can fetch them, or fetch them elsewhere ({where}) and give the file: model.pretrained=/path/to/file "
+        "(teacher.pretrained in training). The model that ships with the project needs no download: model=maskclip_textures"
     )
 
 
-def load_clip(architecture: str, pretrained: str | None) -> CLIP:
+def load_clip(architecture: str, pretrained: str | None, with_text: bool = True) -> CLIP:
     """A CLIP in eval mode on the CPU, float32, with `visual`, `encode_text` and `logit_scale`.
 
     `architecture` is a name of `open_clip.list_models()` or "maskclip-tiny"; `pretrained` a tag of
-    `open_clip.list_pretrained_tags_by_model`, a file, or None for random weights (tests, dry runs).
+    `open_clip.list_pretrained_tags_by_model`, a file, or None for random weights (tests, dry runs). Without `with_text`
+    a file need not hold a text tower, and what `encode_text` says means nothing.
     Raises `InputError` if the architecture is unknown, the weights are out of reach, or they do not fit.
     """
     tiny.register()
@@ -51,31 +56,103 @@ def load_clip(architecture: str, pretrained: str | None) -> CLIP:
         raise InputError(
             f"unknown CLIP architecture {architecture!r}; open_clip.list_models() names them, such as ViT-B-16-quickgelu or RN50-quickgelu"
         )
-    is_file = pretrained is not None and Path(pretrained).is_file()
     if architecture == tiny.ARCHITECTURE and pretrained == "textures":
+        return _filled(create(architecture), tiny.load_weights(), "the weights that ship with the project").eval()
+    if pretrained is None:
+        return create(architecture, with_text).eval()
+    if Path(pretrained).is_file():
+        state = read_state_dict(Path(pretrained))
+        return _filled(create(architecture, with_text), state, f"the weights in {pretrained} for {architecture}", with_text).eval()
+    return _load_tag(architecture, pretrained).eval()
+
+
+def create(architecture: str, with_text: bool = True) -> CLIP:
+    """A CLIP with random weights. Without `with_text` its text tower is a toy, so that nothing has to be built for it.
+
+    Mean and standard deviation of the image tower are those that all pretrained weights of the architecture share.
+    """
+    try:
         with _quiet():
-            model = open_clip.create_model(architecture)
-        model.load_state_dict(tiny.load_weights())
-        return model.eval()
+            model: CLIP = open_clip.create_model(architecture) if with_text else open_clip.CustomTextCLIP(**_without_text(architecture))
+    except (ImportError, RuntimeError) as cause:
+        raise InputError(f"open_clip cannot build {architecture}: {cause}") from cause
+    model.visual.image_mean, model.visual.image_std = normalisation_of(architecture)
+    return model
+
+
+def _without_text(architecture: str) -> dict[str, Any]:
+    config = open_clip.get_model_config(architecture)
+    toy = {"context_length": 8, "vocab_size": 8, "width": 8, "heads": 1, "layers": 1}
+    return {key: config[key] for key in ("embed_dim", "vision_cfg", "quick_gelu") if key in config} | {"text_cfg": toy}
+
+
+def normalisation_of(architecture: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of RGB in 0..1 for an architecture: OpenAI's unless all its pretrained weights have others."""
+    tags = [open_clip.get_pretrained_cfg(architecture, tag) for tag in open_clip.list_pretrained_tags_by_model(architecture)]
+    known = {(tuple(tag["mean"]), tuple(tag["std"])) for tag in tags if tag.get("mean") and tag.get("std")}
+    return known.pop() if len(known) == 1 else (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+
+
+def _filled(model: CLIP, state: State, what: str, with_text: bool = True) -> CLIP:
+    """The model with its weights from a state dict. Raises `InputError` that says what does not fit."""
+    if "text.positional_embedding" in model.state_dict():
+        state = convert_to_custom_text_state_dict(state)
+    needed = {name for name in model.state_dict() if with_text or name.startswith("visual.")}
+    given = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+    if not with_text:
+        given = {name: value for name, value in given.items() if name.startswith("visual.") or name == "logit_scale"}
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    problems = [
+        f"{what_is_wrong} {sorted(names)[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+        for what_is_wrong, names in (
+            ("lacks", needed - set(given) - {"logit_scale"}),
+            ("has besides", set(given) - set(shapes)),
+            ("has another shape for", {name for name in given if name in shapes and given[name].shape != shapes[name]}),
+        )
+        if names
+    ]
+    if problems:
+        raise InputError(f"{what} do not fit: the file {', '.join(problems)}")
+    model.load_state_dict(given, strict=False)
+    return model
+
+
+def _load_tag(architecture: str, pretrained: str) -> CLIP:
     tags = open_clip.list_pretrained_tags_by_model(architecture)
-    if pretrained is not None and not is_file and pretrained not in tags:
+    if pretrained not in tags:
         raise InputError(
             f"{architecture} has no weights {pretrained!r}: no such file, and open_clip's tags are {', '.join(tags) or 'none'}"
         )
+    quick = (open_clip.get_pretrained_cfg(architecture, pretrained) or {}).get("quick_gelu")
+    if quick and not open_clip.get_model_config(architecture).get("quick_gelu"):  # open_clip only warns
+        raise InputError(
+            f"the weights {pretrained!r} were trained with QuickGELU, {architecture} computes GELU: "
+            f"use model.architecture={architecture}-quickgelu"
+        )
     try:
         with _quiet():
-            model = open_clip.create_model(architecture, pretrained=pretrained, weights_only=True)
+            return open_clip.create_model(architecture, pretrained=pretrained, weights_only=True)
     except OSError as cause:  # no network, hub offline, broken download
-        raise _missing(architecture, str(pretrained)) from cause
-    except pickle.UnpicklingError as cause:
-        raise InputError(f"{pretrained} is not a checkpoint that can be read safely: give a state dict or safetensors") from cause
+        raise _missing(architecture, pretrained) from cause
+    except (pickle.UnpicklingError, ImportError) as cause:
+        raise InputError(f"the weights {pretrained!r} of {architecture} cannot be loaded: {cause}") from cause
     except Exception as cause:
-        if is_file:
-            raise InputError(f"the weights in {pretrained} do not fit {architecture}: {str(cause).splitlines()[0]}") from cause
         if "download" in str(cause).lower() or "connect" in str(cause).lower():
-            raise _missing(architecture, str(pretrained)) from cause
+            raise _missing(architecture, pretrained) from cause
         raise
-    return model.eval()
+
+
+def load_tokenizer(architecture: str) -> Any:
+    """The tokenizer of an architecture. Raises `InputError` if it needs what is not here."""
+    try:
+        return open_clip.get_tokenizer(architecture)
+    except (ImportError, AssertionError) as cause:
+        raise InputError(f"the tokenizer of {architecture} needs the package transformers: pip install transformers") from cause
+    except OSError as cause:
+        raise InputError(
+            f"the tokenizer of {architecture} is not on this machine and could not be downloaded now; connect once, or bring text "
+            "embeddings from a machine that has it (model.text_embeddings; python src/embed.py writes them)"
+        ) from cause
 
 
 def weights_sha256(model: nn.Module) -> str:
@@ -83,7 +160,7 @@ def weights_sha256(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(value.detach().cpu().float().contiguous().numpy())
+        digest.update(value.detach().cpu().to(torch.float32).contiguous().numpy())
     return digest.hexdigest()
 
 

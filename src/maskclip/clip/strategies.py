@@ -1,54 +1,144 @@
 """What the last block of a ViT does when its patch tokens are to be read, instead of its class token.
 
-A strategy is a function of the last block and the tokens that enter it, X (B, 1 + hw, K) with the class token first,
-that returns patch tokens (B, hw, K) ready for ln_post and the projection. To add one, write the function and enter it
-in `STRATEGIES`. Notation as in the paper: y = LN1(X), values v, output projection O.
+A strategy says what takes the place of attention (its `mix`), and whether residual and MLP stay. To add one, write its
+mix and enter it in `STRATEGIES`. Notation: X tokens that enter the block, y = N(X), q, k, v its projections, O the output
+projection, d channels of a head, P the projection into the text space behind the final LayerNorm N.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
-from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor
 
-Strategy = Callable[[ResidualAttentionBlock, Tensor], Tensor]
+from maskclip.clip.blocks import KEYS, QUERIES, VALUES, Block
 
 
-def project(block: ResidualAttentionBlock, normed: Tensor, part: int) -> Tensor:
-    """Queries (part 0), keys (1) or values (2) of tokens (B, N, K) that have passed LN1, heads side by side."""
-    attention = block.attn
-    width = normed.shape[-1]
-    rows = slice(part * width, (part + 1) * width)
-    bias = None if attention.in_proj_bias is None else attention.in_proj_bias[rows]
-    return F.linear(normed, attention.in_proj_weight[rows], bias)
+@dataclass(frozen=True)
+class Scene:
+    """What a mix may know of the image besides its tokens: the grid (h, w) of patches, and, for `proxyclip`, features of
+    another network at the same positions, (B, hw, E)."""
+
+    grid: tuple[int, int]
+    proxy: Tensor | None = None
 
 
-def keys(block: ResidualAttentionBlock, tokens: Tensor) -> Tensor:
-    """Keys of the patch tokens, (B, hw, K): what key smoothing compares."""
-    return project(block, block.ln_1(tokens[:, 1:]), part=1)
+Mix = Callable[[Block, Tensor, Scene], Tensor]
+"""From a block and its normed tokens y (B, N, K) to what the patches read, (B, heads, hw, d), before O."""
 
 
-def _values(block: ResidualAttentionBlock, patches: Tensor) -> Tensor:
-    return block.ls_1(block.attn.out_proj(project(block, block.ln_1(patches), part=2)))
+def standard(block: Block, y: Tensor, scene: Scene) -> Tensor:
+    """softmax(qk'/sqrt d) v: CLIP's own attention."""
+    return F.scaled_dot_product_attention(block.project(y, QUERIES, patches_only=True), block.project(y, KEYS), block.project(y, VALUES))
 
 
-def clip(block: ResidualAttentionBlock, tokens: Tensor) -> Tensor:
-    """Z = X + O softmax(qk'/sqrt d) v, then + MLP(LN2 Z): the unmodified block, the paper's baseline."""
-    return block(tokens)[:, 1:]
+def identity(block: Block, y: Tensor, scene: Scene) -> Tensor:
+    """v: every position reads its own value and nothing else."""
+    return block.project(y, VALUES, patches_only=True)
 
 
-def maskclip(block: ResidualAttentionBlock, tokens: Tensor) -> Tensor:
-    """Z = X + O v, then + MLP(LN2 Z): attention replaced by the identity, residual and MLP kept (section 3.2)."""
-    patches = tokens[:, 1:]
-    mixed = patches + _values(block, patches)
-    return mixed + block.ls_2(block.mlp(block.ln_2(mixed)))
+def correlative(block: Block, y: Tensor, scene: Scene) -> Tensor:
+    """[softmax(qq'/sqrt d) + softmax(kk'/sqrt d)] v."""
+    values = block.project(y, VALUES)
+    return _with_itself(block, y, QUERIES, values) + _with_itself(block, y, KEYS, values)
 
 
-def value(block: ResidualAttentionBlock, tokens: Tensor) -> Tensor:
-    """Z = O v: neither residual nor MLP."""
-    return _values(block, tokens[:, 1:])
+def query_query(block: Block, y: Tensor, scene: Scene) -> Tensor:
+    """softmax(qq'/sqrt d) v."""
+    return _with_itself(block, y, QUERIES, block.project(y, VALUES))
 
 
-STRATEGIES: dict[str, Strategy] = {"clip": clip, "maskclip": maskclip, "value": value}
+def neighbours(block: Block, y: Tensor, scene: Scene, sigma: float = 5.0) -> Tensor:
+    """softmax(kk'/sqrt d + G) v with G_ij = exp(-|p_i - p_j|^2 / 2 sigma^2) in patches, 0 for the class token."""
+    rows, columns = (_gaussian(size, sigma, y) for size in scene.grid)
+    window = F.pad(torch.kron(rows, columns), (block.prefix, 0))  # hw x N
+    return _with_itself(block, y, KEYS, block.project(y, VALUES), window)
+
+
+def self_self(block: Block, y: Tensor, scene: Scene, iterations: int = 1) -> Tensor:
+    """Mean over p in q, k, v of softmax(tau u u') v with u = p^ or, iterated, the unit vectors of softmax(tau u u') u.
+
+    p^ are unit vectors, tau = (mean length of the rows of y) / sqrt d (GEM, section 3).
+    """
+    values = block.project(y, VALUES)
+    tau = y.norm(dim=2).mean(dim=1).view(-1, 1, 1, 1) * values.shape[-1] ** -0.5
+    total = torch.zeros_like(values[:, :, block.prefix :])
+    for part in (QUERIES, KEYS, VALUES):
+        unit = F.normalize(block.project(y, part), dim=-1)
+        for _ in range(iterations):
+            unit = F.normalize(F.scaled_dot_product_attention(tau * unit, unit, unit, scale=1.0), dim=-1)
+        total = total + F.scaled_dot_product_attention((tau * unit)[:, :, block.prefix :], unit, values, scale=1.0)
+    return total / 3
+
+
+def proxy_attention(block: Block, y: Tensor, scene: Scene, gamma: float = 3.0, beta: float = 1.2) -> Tensor:
+    """softmax(m(gamma (S - beta mean S))) v, S the cosines of the proxy's features, m(x < 0) = -inf (ProxyCLIP, section 3.3).
+
+    A position that would see nothing, not even itself, sees itself: that happens where all of the image looks alike.
+    """
+    assert scene.proxy is not None, "proxyclip was called without the features of its proxy"
+    unit = F.normalize(scene.proxy, dim=-1)
+    cosines = unit @ unit.transpose(1, 2)  # B x hw x hw
+    score = gamma * (cosines - beta * cosines.mean(dim=(1, 2), keepdim=True))
+    own = torch.eye(score.shape[-1], dtype=torch.bool, device=score.device)
+    attention = score.masked_fill((score < 0) & ~own, -torch.inf).softmax(dim=-1)
+    return attention.to(y.dtype).unsqueeze(1) @ block.project(y, VALUES, patches_only=True)
+
+
+def _with_itself(block: Block, y: Tensor, part: int, values: Tensor, bias: Tensor | None = None) -> Tensor:
+    p = block.project(y, part)
+    return F.scaled_dot_product_attention(p[:, :, block.prefix :], p, values, attn_mask=bias)
+
+
+def _gaussian(size: int, sigma: float, like: Tensor) -> Tensor:
+    places = torch.arange(size, device=like.device, dtype=like.dtype)
+    return torch.exp(-((places[:, None] - places) ** 2) / (2 * sigma**2))
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A reading of the last `depth` blocks: Z = [X +] O mix, and, with `mlp`, Z + M(Z).
+
+    With `depth` above 1 the blocks run as ever, and Z gathers what the mix reads in each of them.
+    """
+
+    mix: Mix
+    residual: bool
+    mlp: bool
+    depth: int = 1
+    source: str = ""
+
+    @property
+    def needs_proxy(self) -> bool:
+        return self.mix is proxy_attention
+
+    def read(self, blocks: Sequence[Block], tokens: Tensor, scene: Scene) -> tuple[Tensor, Tensor]:
+        """Patch tokens (B, hw, K), ready for N and P, from the tokens (B, N, K) that enter the last `depth` blocks.
+
+        Besides, the tokens (B, N, K) that enter the very last of them.
+        """
+        path: Tensor | None = blocks[0].patches(tokens) if self.residual else None
+        for number, block in enumerate(blocks, start=1):
+            mixed = block.merge(self.mix(block, block.norm(tokens), scene))
+            path = mixed if path is None else path + mixed
+            if self.mlp:
+                path = path + block.mlp(path)
+            if number < len(blocks):
+                tokens = block(tokens)
+        assert path is not None
+        return path, tokens
+
+
+STRATEGIES: dict[str, Strategy] = {
+    "clip": Strategy(standard, residual=True, mlp=True, source="the unmodified last block, the paper's baseline"),
+    "maskclip": Strategy(identity, residual=True, mlp=True, source="Zhou et al., ECCV 2022, section 3.2"),
+    "value": Strategy(identity, residual=False, mlp=False, source="the values alone"),
+    "sclip": Strategy(correlative, residual=True, mlp=True, source="Wang et al., ECCV 2024"),
+    "clearclip": Strategy(query_query, residual=False, mlp=False, source="Lan et al., ECCV 2024"),
+    "naclip": Strategy(neighbours, residual=False, mlp=False, source="Hajimiri et al., WACV 2025"),
+    "gem": Strategy(self_self, residual=True, mlp=False, depth=7, source="Bousselham et al., CVPR 2024"),
+    "proxyclip": Strategy(proxy_attention, residual=False, mlp=False, source="Lan et al., ECCV 2024"),
+}

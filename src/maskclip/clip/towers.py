@@ -1,7 +1,6 @@
 """Dense readings of open_clip's image towers: features of every position instead of one embedding of the image.
 
-The towers are used as they are, part by part; nothing is copied, hooked or swapped. Both readers return features
-(B, D, h, w) in the text space and, on request, the keys (B, K, h, w) of the last attention layer.
+Both readers return features (B, D, h, w) in the text space and, on request, the keys (B, K, h, w) of the last attention layer.
 """
 
 from __future__ import annotations
@@ -9,71 +8,87 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from open_clip.modified_resnet import ModifiedResNet
-from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from maskclip.clip.strategies import STRATEGIES, keys
+from maskclip.clip.anatomy import Size, anatomy_of
+from maskclip.clip.blocks import KEYS, Block, take_apart
+from maskclip.clip.proxy import Proxy
+from maskclip.clip.strategies import STRATEGIES, Scene
 from maskclip.errors import InputError
 from maskclip.functional import resample_position_embedding
 
 Dense = tuple[Tensor, Tensor | None]
-Size = tuple[int, int]
 
 
-def _to_grid(tokens: Tensor, grid: Size) -> Tensor:
-    return tokens.transpose(1, 2).unflatten(2, grid)  # B x hw x K -> B x K x h x w
+def to_grid(tokens: Tensor, grid: Size) -> Tensor:
+    """Patch tokens (B, hw, K) as a map (B, K, h, w)."""
+    return tokens.transpose(1, 2).unflatten(2, grid)
 
 
 class ViTReader(nn.Module):
-    """Dense features of an open_clip VisionTransformer with a class token.
+    """Dense features of a ViT by any strategy; where attention pools the tokens, by those that read its values.
 
     Images whose sides the patch does not divide are padded at the bottom and right with the mean colour.
+    `projected_keys` passes the keys through the output projection, as the released code does.
     """
 
-    strategies = tuple(STRATEGIES)
-
-    def __init__(self, tower: VisionTransformer, strategy: str) -> None:
+    def __init__(self, tower: nn.Module, strategy: str, proxy: Proxy | None = None, projected_keys: bool = False) -> None:
         super().__init__()
-        if tower.attn_pool is not None or tower.final_ln_after_pool:
-            raise InputError("this image tower pools its tokens in a way that has no value path; use a CLIP ViT with a class token")
-        self.tower = tower
+        self.anatomy = anatomy_of(tower)
+        self.strategies = tuple(STRATEGIES) if self.anatomy.pool is None else ("maskclip", "value")
+        _check(strategy, self.strategies, "whose last attention layer pools by learned queries")
         self.strategy = STRATEGIES[strategy]
+        if self.strategy.needs_proxy and proxy is None:
+            raise InputError(f"strategy {strategy!r} needs a proxy: a self-supervised ViT, such as model.proxy=vit_base_patch16_224.dino")
+        self.depth = min(self.strategy.depth, len(self.anatomy.blocks))  # a tower may be shallower than a strategy is deep
+        self.proxy = proxy if self.strategy.needs_proxy else None
+        self.projected_keys = projected_keys
+        take_apart(self.anatomy.blocks, self.anatomy.prefix)  # a kind of block that is not known is said now
 
     def covered_size(self, height: int, width: int) -> Size:
         """The image size, in pixels, that the grid of an image of this size covers: whole patches."""
-        rows, columns = self.tower.patch_size
+        rows, columns = self.anatomy.patch_size
         return -(-height // rows) * rows, -(-width // columns) * columns
 
-    def tokens(self, image: Tensor) -> tuple[Tensor, Size]:
-        """The tokens that enter the last block, (B, 1 + hw, K), and the grid (h, w); `image` (B, 3, H, W) is normalised."""
-        tower, (height, width) = self.tower, image.shape[-2:]
+    def tokens(self, image: Tensor) -> tuple[Tensor, list[Block], Size]:
+        """The tokens (B, P + hw, K) that enter the last `depth` blocks, those blocks, and the grid; `image` is normalised."""
+        height, width = image.shape[-2:]
         rows, columns = self.covered_size(height, width)
-        patches = tower.conv1(F.pad(image, (0, columns - width, 0, rows - height)))  # B x K x h x w
-        grid = (patches.shape[2], patches.shape[3])
-        x = patches.flatten(2).transpose(1, 2)
-        x = torch.cat([tower.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], dim=1)  # B x (1 + hw) x K
-        x = x + resample_position_embedding(tower.positional_embedding, tower.grid_size, grid).to(x.dtype)
-        x = tower.ln_pre(x)
-        for block in tower.transformer.resblocks[:-1]:
+        x, grid = self.anatomy.embed(F.pad(image, (0, columns - width, 0, rows - height)))
+        blocks = take_apart(self.anatomy.blocks, self.anatomy.prefix, self.anatomy.rope(grid))
+        for block in blocks[: -self.depth]:
             x = block(x)
-        return x, grid
+        return x, blocks[-self.depth :], grid
 
-    def project(self, tokens: Tensor) -> Tensor:
-        """Tokens that leave the last block, (B, N, K), in the text space, (B, N, D)."""
-        normed = self.tower.ln_post(tokens)
-        return normed if self.tower.proj is None else normed @ self.tower.proj
+    def forward(self, image: Tensor, pixels: Tensor, with_keys: bool) -> Dense:
+        """Features and keys of `image` (B, 3, H, W), normalised; the proxy sees `pixels`, the same in 0..1."""
+        tokens, blocks, grid = self.tokens(image)
+        if self.anatomy.pool is not None:
+            return self._pooled(blocks[-1](tokens), grid, with_keys)
+        proxy = None if self.proxy is None else self.proxy(pixels, self.covered_size(*pixels.shape[-2:]), grid)
+        path, entering = self.strategy.read(blocks, tokens, Scene(grid, proxy))
+        return to_grid(self.anatomy.project(path), grid), to_grid(self.keys(blocks[-1], entering), grid) if with_keys else None
 
-    def forward(self, image: Tensor, with_keys: bool) -> Dense:
-        tokens, grid = self.tokens(image)
-        block = self.tower.transformer.resblocks[-1]
-        features = _to_grid(self.project(self.strategy(block, tokens)), grid)
-        return features, _to_grid(keys(block, tokens), grid) if with_keys else None
+    def _pooled(self, tokens: Tensor, grid: Size, with_keys: bool) -> Dense:
+        pool = self.anatomy.pool
+        assert pool is not None
+        seen = self.anatomy.before_pool(tokens)[:, self.anatomy.prefix :]
+        features = self.anatomy.project(pool.values(seen, mlp=self.strategy.mlp))
+        return to_grid(features, grid), to_grid(pool.keys(seen), grid) if with_keys else None
+
+    def keys(self, block: Block, tokens: Tensor) -> Tensor:
+        """Keys (B, hw, K) of the patches among tokens (B, N, K) that enter a block, without rotary positions.
+
+        Key smoothing compares what is at two positions, not how far they are apart.
+        """
+        keys = block.heads(block.norm(block.patches(tokens)), KEYS)
+        return block.merge(keys) if self.projected_keys else keys.transpose(1, 2).flatten(2)
 
 
 class ResNetReader(nn.Module):
     """Dense features of open_clip's ModifiedResNet, one position for 32 x 32 pixels (the border that is left is stretched over).
 
-    `maskclip` and `value`: c_proj(v_proj(x)) at every position, no attention, no position embedding (section 3.2).
+    `maskclip`: c_proj(v_proj(x)) at every position, no attention, no position embedding (section 3.2); `value` is the same.
     `clip`: CLIP's attention pooling with the outputs of all positions kept, the paper's baseline.
     """
 
@@ -82,6 +97,7 @@ class ResNetReader(nn.Module):
 
     def __init__(self, tower: ModifiedResNet, strategy: str) -> None:
         super().__init__()
+        _check(strategy, self.strategies, "a ResNet, which ends in attention pooling and not in transformer blocks")
         self.tower = tower
         self.strategy = strategy
 
@@ -106,19 +122,23 @@ class ResNetReader(nn.Module):
         x = tower.layer4(tower.layer3(tower.layer2(tower.layer1(x))))
         return x.flatten(2).transpose(1, 2), (x.shape[2], x.shape[3])
 
-    def forward(self, image: Tensor, with_keys: bool) -> Dense:
+    def forward(self, image: Tensor, pixels: Tensor, with_keys: bool) -> Dense:
+        """Features and keys of `image` (B, 3, H, W), which is normalised."""
         x, grid = self.positions(image)
         pool = self.tower.attnpool
         features = self.pool(x, grid)[:, 1:] if self.strategy == "clip" else pool.c_proj(pool.v_proj(x))
-        return _to_grid(features, grid), _to_grid(pool.k_proj(x), grid) if with_keys else None
+        return to_grid(features, grid), to_grid(pool.k_proj(x), grid) if with_keys else None
 
 
-def make_reader(tower: nn.Module, strategy: str) -> ViTReader | ResNetReader:
+def _check(strategy: str, known: tuple[str, ...], tower: str) -> None:
+    if strategy not in STRATEGIES:
+        raise InputError(f"unknown strategy {strategy!r}; choose one of {', '.join(STRATEGIES)}")
+    if strategy not in known:
+        raise InputError(f"strategy {strategy!r} has no meaning for this image tower, {tower}; choose one of {', '.join(known)}")
+
+
+def make_reader(tower: nn.Module, strategy: str, proxy: Proxy | None = None, projected_keys: bool = False) -> ViTReader | ResNetReader:
     """The reader for an open_clip image tower. Raises `InputError` for another tower or a strategy it does not have."""
-    kinds: dict[type, type[ViTReader] | type[ResNetReader]] = {VisionTransformer: ViTReader, ModifiedResNet: ResNetReader}
-    kind = kinds.get(type(tower))
-    if kind is None:
-        raise InputError(f"{type(tower).__name__} has no dense reading here; use a CLIP with a VisionTransformer or a ModifiedResNet")
-    if strategy not in kind.strategies:
-        raise InputError(f"unknown strategy {strategy!r} for this image tower; choose one of {', '.join(kind.strategies)}")
-    return kind(tower, strategy)
+    if type(tower) is ModifiedResNet:
+        return ResNetReader(tower, strategy)
+    return ViTReader(tower, strategy, proxy, projected_keys)

@@ -18,6 +18,8 @@ from maskclip.functional import IGNORE_INDEX, UNLABELLED
 HIDDEN = 254
 """What stands for UNLABELLED while a mask is still uint8, on its way through the transforms."""
 
+MOST_CLASSES = 254
+
 Transform = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
 
@@ -60,6 +62,11 @@ class SegmentationDataset(Dataset[Sample]):
         self.root = Path(root)
         self.images, self.masks = images, masks
         self.num_classes, self.reduce_zero_label = num_classes, reduce_zero_label
+        if num_classes > MOST_CLASSES:
+            raise InputError(
+                f"{num_classes} classes: data sets here have 8-bit masks, which hold {MOST_CLASSES} besides what is ignored and what is "
+                "unlabelled. src/segment.py labels with any number of classes"
+            )
         if isinstance(hide, str) and hide not in ("all", "valid"):
             raise InputError(f"hide={hide!r}: give class indices, 'all' or 'valid'")
         for key, pattern in (("images", images), ("masks", masks)):

@@ -57,7 +57,10 @@ def read_mask(path: Path) -> np.ndarray:
 
 
 def write_mask(path: Path, labels: np.ndarray, palette: Sequence[Sequence[int]]) -> None:
-    """Write labels (H, W) uint8 as a palette PNG; atomic. Index 255 is drawn in VOC's off-white."""
+    """Write labels (H, W) as a palette PNG, index 255 in VOC's off-white; with more than 255 classes as 16-bit grey. Atomic."""
+    if len(palette) > 255:
+        write_atomically(Image.fromarray(labels.astype(np.uint16)), path)
+        return
     colours = np.zeros((256, 3), dtype=np.uint8)
     colours[: len(palette)] = palette
     colours[255] = (224, 224, 192)

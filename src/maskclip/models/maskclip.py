@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ from open_clip.model import CLIP
 from PIL import Image
 from torch import Tensor
 
-from maskclip.clip import DenseCLIP, Frozen, load_clip, tiny, weights_sha256
-from maskclip.clip.loading import cache_root
+from maskclip.clip import STRATEGIES, DenseCLIP, Frozen, Proxy, load_clip, tiny, weights_sha256
+from maskclip.clip.loading import cache_root, load_tokenizer
 from maskclip.errors import InputError
-from maskclip.functional import LOGIT_SCALE, REMOVED, cosine_logits, key_smoothing, prompt_denoising, vote_logits
+from maskclip.functional import LOGIT_SCALE, REMOVED, best_word, cosine_logits, key_smoothing, prompt_denoising, vote_logits
 from maskclip.inference import Protocol, predict_image
-from maskclip.prompts import cached_embeddings, resolve_templates
+from maskclip.models.released import Released, alter_tower
+from maskclip.prompts import cached_embeddings, load_text, resolve_templates, save_text
 from maskclip.vocabulary import Vocabulary
 
 NEVER = 2 * REMOVED
@@ -30,10 +31,12 @@ class MaskCLIP(Frozen):
     """Dense zero-shot segmentation from a frozen CLIP (section 3.2), with the refinements of section 3.3.
 
     >>> model = MaskCLIP.build(["cat", "grass", "sky"], "ViT-B-16-quickgelu", "openai")
-    >>> labels = model.segment(Image.open("photo.jpg"))  # (H, W) uint8 indices into the words
+    >>> labels = model.segment(Image.open("photo.jpg"))  # (H, W) indices into the words
 
-    `key_smoothing` and `prompt_denoising` are thresholds on probabilities (paper: 1.0 and 0.5); None switches them off.
-    A background class (see `Vocabulary`) has no words and is never predicted.
+    `text_embeddings` (W, D) has a unit row for every word of the vocabulary, class by class; a class is what its best
+    word is. `key_smoothing` and `prompt_denoising` are thresholds on probabilities (paper: 1.0 and 0.5); None switches
+    them off. A background class without words (see `Vocabulary`) is predicted where `background_threshold` is given and
+    no class has such a probability, else never.
     """
 
     text_embeddings: Tensor
@@ -46,16 +49,25 @@ class MaskCLIP(Frozen):
         key_smoothing: float | None = None,
         prompt_denoising: float | None = None,
         logit_scale: float = LOGIT_SCALE,
+        background_threshold: float | None = None,
+        released: Released | None = None,
         provenance: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        for name, threshold in (("key_smoothing", key_smoothing), ("prompt_denoising", prompt_denoising)):
+        thresholds = {"key_smoothing": key_smoothing, "prompt_denoising": prompt_denoising, "background_threshold": background_threshold}
+        for name, threshold in thresholds.items():
             if threshold is not None and (not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1):
                 raise InputError(f"{name}={threshold} is not a probability between 0 and 1 (null switches it off)")
+        if background_threshold is not None and not vocabulary.background:
+            raise InputError("background_threshold needs a vocabulary with a background, such as classes=voc21 or classes.background=true")
+        if len(text_embeddings) != sum(vocabulary.word_counts):
+            raise InputError(f"{len(text_embeddings)} text embeddings for {sum(vocabulary.word_counts)} words")
         self.clip = clip
         self.vocabulary = vocabulary
         self.register_buffer("text_embeddings", text_embeddings, persistent=False)
         self.key_smoothing, self.prompt_denoising, self.logit_scale = key_smoothing, prompt_denoising, logit_scale
+        self.background_threshold = background_threshold
+        self.released = released or Released()
         self.provenance = provenance or {}
         self.freeze()
 
@@ -66,42 +78,67 @@ class MaskCLIP(Frozen):
         architecture: str = "ViT-B-16-quickgelu",
         pretrained: str | None = "openai",
         strategy: str = "maskclip",
-        templates: str | Sequence[str] = "paper",
+        templates: str | Sequence[str] = "maskclip",
         key_smoothing: float | None = None,
         prompt_denoising: float | None = None,
+        background_threshold: float | None = None,
         logit_scale: float | None = None,
+        normalisation: str | None = None,
+        proxy: str | None = None,
+        text_embeddings: str | Path | None = None,
+        released: Released | Mapping[str, bool] | None = None,
         cache: str | Path | None = "default",
     ) -> MaskCLIP:
         """A MaskCLIP for a list of words (or a `Vocabulary`) from an open_clip model.
 
-        `logit_scale` None takes the one that the CLIP was trained with (100 for OpenAI's). Text embeddings are kept in
-        the folder `cache` ("default": $MASKCLIP_CACHE or ~/.cache/maskclip; None: not kept).
-        Raises `InputError` for bad words, unknown models and weights out of reach.
+        `logit_scale` and `normalisation` None take what the CLIP was trained with. `proxy` is the timm model that
+        `strategy="proxyclip"` needs. `text_embeddings` is a file of `save_text`, read instead of running the text tower.
+        Text embeddings that are computed are kept in the folder `cache` ("default": $MASKCLIP_CACHE or
+        ~/.cache/maskclip; None: not kept). Raises `InputError` for bad words, unknown models and weights out of reach.
         """
         vocabulary = Vocabulary.of(classes)
         sentences = resolve_templates(templates)
-        model = load_clip(architecture, pretrained)
-        tokenizer = open_clip.get_tokenizer(architecture)
-        if architecture == tiny.ARCHITECTURE:
-            _warn_of_unknown_words(model, tokenizer, vocabulary)
-        fingerprint = weights_sha256(model)
-        folder = cache_root() if cache == "default" else None if cache is None else Path(cache)
-        embeddings = cached_embeddings(model, tokenizer, vocabulary, sentences, f"{architecture} {fingerprint}", folder)
+        differences = released if isinstance(released, Released) else Released(**(released or {}))
+        model = load_clip(architecture, pretrained, with_text=text_embeddings is None)
+        fingerprint = weights_sha256(model.visual)
+        if text_embeddings is not None:
+            embeddings = load_text(Path(text_embeddings), vocabulary, architecture)
+        else:
+            folder = cache_root() if cache == "default" else None if cache is None else Path(cache)
+            embeddings = _embed(model, architecture, vocabulary, sentences, folder)
+        alter_tower(model.visual, differences)
+        dense = DenseCLIP(
+            model.visual,
+            strategy,
+            "imagenet" if differences.imagenet_normalisation else normalisation,
+            Proxy(proxy) if proxy is not None and STRATEGIES[strategy].needs_proxy else None,
+            differences.projected_keys,
+        )
         return cls(
-            DenseCLIP(model.visual, strategy),
+            dense,
             vocabulary,
             embeddings,
             key_smoothing,
             prompt_denoising,
             model.logit_scale.exp().item() if logit_scale is None else logit_scale,
-            {"architecture": architecture, "pretrained": pretrained, "strategy": strategy, "weights_sha256": fingerprint},
+            background_threshold,
+            differences,
+            {
+                "architecture": architecture,
+                "pretrained": pretrained,
+                "strategy": strategy,
+                "templates": templates if isinstance(templates, str) else list(sentences),
+                "released": differences.names,
+                "weights_sha256": fingerprint,
+            },
         )
 
     @property
     def method(self) -> str:
-        """What a table calls this model, such as "maskclip + KS + PD"."""
+        """What a table calls this model, such as "maskclip + PD + KS"."""
         refinements = [("PD", self.prompt_denoising), ("KS", self.key_smoothing)]
-        return " + ".join([str(self.provenance.get("strategy", "maskclip"))] + [name for name, on in refinements if on is not None])
+        name = " + ".join([str(self.provenance.get("strategy", "maskclip"))] + [name for name, on in refinements if on is not None])
+        return f"{name} (as released)" if self.released.names else name
 
     @property
     def weights_sha256(self) -> str | None:
@@ -114,7 +151,7 @@ class MaskCLIP(Frozen):
 
     def covered_size(self, height: int, width: int) -> tuple[int, int]:
         """The image size, in pixels, that the grid of logits covers for an input of this size."""
-        return self.clip.covered_size(height, width)
+        return (height, width) if self.released.stretch else self.clip.covered_size(height, width)
 
     def forward(self, image: Tensor, classes: Tensor | None = None) -> Tensor:
         """Class logits (B, C, h, w) of RGB images (B, 3, H, W) in 0..1; with `classes` (U,), only those compete.
@@ -126,21 +163,43 @@ class MaskCLIP(Frozen):
             return self._classify(features.float(), None if keys is None else keys.float(), classes)
 
     def _classify(self, features: Tensor, keys: Tensor | None, classes: Tensor | None) -> Tensor:
-        first = int(self.vocabulary.background)
-        chosen = self.text_embeddings if classes is None else self.text_embeddings[classes - first]
-        logits = cosine_logits(features, chosen)
+        rows, counts = self.vocabulary.rows(None if classes is None else classes.tolist())
+        chosen = self.text_embeddings if classes is None else self.text_embeddings[rows]
+        logits = best_word(cosine_logits(features, chosen), counts)
+        released, scale = self.released, self.logit_scale
         if self.prompt_denoising is not None:
-            logits = prompt_denoising(logits, self.prompt_denoising, self.logit_scale)
+            logits = prompt_denoising(logits, self.prompt_denoising, scale, keep_if_all_unsure=not released.remove_all)
         if self.key_smoothing is not None and keys is not None:
-            votes = key_smoothing(logits, keys, self.key_smoothing, self.logit_scale)
-            logits = vote_logits(votes, self.logit_scale)
-        if first and classes is None:
+            votes = key_smoothing(logits, keys, self.key_smoothing, scale, "channels" if released.channel_unit_keys else "keys")
+            logits = votes if released.raw_votes else vote_logits(votes, scale)
+        if self.vocabulary.wordless and classes is None:
             logits = torch.cat([torch.full_like(logits[:, :1], NEVER), logits], dim=1)
         return logits
 
+    def decide(self, logits: Tensor) -> Tensor:
+        """The label of every pixel, (B, H, W), from logits (B, C, H, W) at the size at which labels are wanted."""
+        if self.released.softmax:
+            logits = logits.softmax(dim=1)
+        best, labels = logits.max(dim=1)
+        if self.background_threshold is not None:
+            probability = (self.logit_scale * best - torch.logsumexp(self.logit_scale * logits, dim=1)).exp()
+            labels = labels.masked_fill(probability < self.background_threshold, 0)
+        return labels
+
+    def save_text(self, path: str | Path) -> None:
+        """Write the text embeddings to a safetensors file, for `build(text_embeddings=path)` where there is no text tower."""
+        save_text(Path(path), self.text_embeddings.cpu(), self.vocabulary, self.provenance)
+
     def segment(self, image: Image.Image, short_side: int | None = None, long_side: int | None = None) -> np.ndarray:
-        """The label map of a picture at its own size, (H, W) uint8. The sides say at which size CLIP sees it."""
+        """The label map of a picture at its own size, (H, W). The sides say at which size CLIP sees it."""
         return predict_image(self, image, Protocol(short_side=short_side, long_side=long_side))
+
+
+def _embed(model: CLIP, architecture: str, vocabulary: Vocabulary, sentences: Sequence[str], cache: Path | None) -> Tensor:
+    tokenizer = load_tokenizer(architecture)
+    if architecture == tiny.ARCHITECTURE:
+        _warn_of_unknown_words(model, tokenizer, vocabulary)
+    return cached_embeddings(model, tokenizer, vocabulary, sentences, architecture, cache)
 
 
 def _warn_of_unknown_words(model: CLIP, tokenizer: open_clip.SimpleTokenizer, vocabulary: Vocabulary) -> None:

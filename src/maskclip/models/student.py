@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from maskclip.clip import weights_sha256
 from maskclip.errors import InputError
+from maskclip.functional import best_word
 from maskclip.inference import Protocol, predict_image
 from maskclip.vocabulary import Vocabulary
 
@@ -25,10 +26,11 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Student(nn.Module):
     """DeepLabv3+ (segmentation-models-pytorch) with features in the text space and text embeddings as the classifier.
 
-    The last convolution has `embedding_dim` channels; class scores are its dot products with the frozen text
-    embeddings, without bias, temperature or normalisation, as in the released code. `classes` are the arguments of
-    a `Vocabulary`; its background, if any, is one learned embedding, made unit when used. `encoder` is any encoder of
-    smp or, with the prefix "tu-", of timm; `weights` its pretraining, None for none. `options` go to the network.
+    The last convolution has `embedding_dim` channels; class scores are its dot products with the frozen text embeddings,
+    without bias, temperature or normalisation, as in the released code; a class scores as its best word does. `classes`
+    are the arguments of a `Vocabulary`; a background without words is one learned embedding, made unit when used.
+    `encoder` is any encoder of smp or, with the prefix "tu-", of timm; `weights` its pretraining, None for none.
+    `options` go to the network.
     The text embeddings are part of the state: a stored student needs no CLIP.
     """
 
@@ -50,9 +52,8 @@ class Student(nn.Module):
         self.vocabulary = Vocabulary(**classes)
         self.provenance = dict(provenance or {})
         self.network = _deeplab(encoder, weights, embedding_dim, options)
-        words = len(self.vocabulary.words)
-        self.register_buffer("text_embeddings", torch.zeros(words, embedding_dim))
-        self.background = nn.Parameter(torch.randn(1, embedding_dim)) if self.vocabulary.background else None
+        self.register_buffer("text_embeddings", torch.zeros(sum(self.vocabulary.word_counts), embedding_dim))
+        self.background = nn.Parameter(torch.randn(1, embedding_dim)) if self.vocabulary.wordless else None
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
 
@@ -70,7 +71,7 @@ class Student(nn.Module):
         return -(-height // self.multiple) * self.multiple, -(-width // self.multiple) * self.multiple
 
     def classifier(self) -> Tensor:
-        """Unit embeddings of all classes, (C, D): the text embeddings, the learned background before them."""
+        """Unit embeddings of all words, (W, D), class by class: the text embeddings, the learned background before them."""
         if self.background is None:
             return self.text_embeddings
         return torch.cat([F.normalize(self.background, dim=1), self.text_embeddings])
@@ -80,10 +81,15 @@ class Student(nn.Module):
         height, width = image.shape[-2:]
         rows, columns = self.covered_size(height, width)
         padded = F.pad((image - self.mean) / self.std, (0, columns - width, 0, rows - height))
-        return torch.einsum("bdhw,cd->bchw", self.network(padded), self.classifier())
+        scores = torch.einsum("bdhw,cd->bchw", self.network(padded), self.classifier())
+        return best_word(scores, [1] * self.vocabulary.wordless + self.vocabulary.word_counts)
+
+    def decide(self, logits: Tensor) -> Tensor:
+        """The label of every pixel, (B, H, W): its best class by logits (B, C, H, W)."""
+        return logits.argmax(dim=1)
 
     def segment(self, image: Image.Image, short_side: int | None = None, long_side: int | None = None) -> np.ndarray:
-        """The label map of a picture at its own size, (H, W) uint8. The sides say at which size the network sees it."""
+        """The label map of a picture at its own size, (H, W). The sides say at which size the network sees it."""
         return predict_image(self, image, Protocol(short_side=short_side, long_side=long_side))
 
 

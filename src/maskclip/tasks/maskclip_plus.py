@@ -70,6 +70,8 @@ class MaskCLIPPlus(pl.LightningModule):
 
     def attach_teacher(self, teacher: MaskCLIP) -> None:
         """Let `teacher` write the labels of the guided phase, and its text embeddings be the student's classifier."""
+        if teacher.vocabulary.words != self.student.vocabulary.words:
+            raise InputError("the teacher knows other words than the student: build both with the same classes")
         self._teacher = (teacher,)
         self.student.text_embeddings.copy_(teacher.text_embeddings)
 
@@ -110,7 +112,7 @@ class MaskCLIPPlus(pl.LightningModule):
         if not self.is_guided:
             return pseudo_labels(given, logits.detach()[:, self.unlabelled], self.unlabelled)
         (teacher,) = self._teacher
-        nameable = self.unlabelled[self.unlabelled >= int(teacher.vocabulary.background)]
+        nameable = self.unlabelled[self.unlabelled >= teacher.vocabulary.wordless]
         size = (image.shape[-2], image.shape[-1])
         guesses = upsample_logits(teacher(image, nameable), teacher.covered_size(*size), size)
         return pseudo_labels(given, guesses, nameable, self.hparams["confidence"])

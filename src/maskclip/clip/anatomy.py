@@ -1,0 +1,205 @@
+"""Image towers taken apart: how open_clip's and timm's ViTs make tokens of an image, and text-space features of tokens.
+
+Everything between is blocks (`blocks.py`). The towers are used as they are, part by part; nothing is copied, hooked or
+swapped. B images, h x w patches, P class and register tokens in front, K channels, D dimensions of the text space.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from copy import deepcopy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import AttentionalPooler, VisionTransformer
+from timm.layers import AttentionPoolLatent, HybridEmbed, PatchEmbed, RotaryEmbeddingCat
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer as TimmViT
+from torch import Tensor, nn
+
+from maskclip.clip.blocks import KEYS, VALUES, packed_projection
+from maskclip.errors import InputError
+from maskclip.functional import resample_position_embedding
+
+Size = tuple[int, int]
+
+
+class Pool(ABC):
+    """Attention pooling by learned queries: a last attention layer that gives one embedding of the image."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    @abstractmethod
+    def keys(self, tokens: Tensor) -> Tensor:
+        """Keys (B, N, K) of tokens (B, N, K)."""
+
+    @abstractmethod
+    def values(self, tokens: Tensor, mlp: bool) -> Tensor:
+        """What the pooling returns where a token is the only one that is looked at: O v, and the MLP behind it if there is one."""
+
+
+class LatentPool(Pool):
+    """timm's AttentionPoolLatent (SigLIP, PE)."""
+
+    module: AttentionPoolLatent
+
+    def _part(self, tokens: Tensor, index: int) -> Tensor:
+        width = self.module.kv.out_features // 2
+        rows = slice(index * width, (index + 1) * width)
+        bias = None if self.module.kv.bias is None else self.module.kv.bias[rows]
+        return F.linear(tokens, self.module.kv.weight[rows], bias)
+
+    def keys(self, tokens: Tensor) -> Tensor:
+        return self._part(tokens, 0)
+
+    def values(self, tokens: Tensor, mlp: bool) -> Tensor:
+        out = self.module.proj(self._part(tokens, 1))
+        return out + self.module.mlp(self.module.norm(out)) if mlp and self.module.mlp is not None else out
+
+
+class CoCaPool(Pool):
+    """open_clip's AttentionalPooler (CoCa)."""
+
+    module: AttentionalPooler
+
+    def keys(self, tokens: Tensor) -> Tensor:
+        return packed_projection(self.module.attn, self.module.ln_k(tokens), KEYS)
+
+    def values(self, tokens: Tensor, mlp: bool) -> Tensor:
+        return self.module.attn.out_proj(packed_projection(self.module.attn, self.module.ln_k(tokens), VALUES))
+
+
+class Anatomy(nn.Module, ABC):
+    """A ViT as patches, tokens, blocks, perhaps a pooling, and a projection into the text space."""
+
+    patch_size: Size
+    prefix: int
+    pool: Pool | None = None
+
+    @abstractmethod
+    def embed(self, image: Tensor) -> tuple[Tensor, Size]:
+        """The tokens that enter the first block, (B, P + hw, K), and the grid (h, w); the patches divide `image` (B, 3, H, W)."""
+
+    @property
+    @abstractmethod
+    def blocks(self) -> list[nn.Module]: ...
+
+    def rope(self, grid: Size) -> Tensor | None:
+        """Rotary positions of the patches, for towers that turn queries and keys by them."""
+        return None
+
+    def before_pool(self, tokens: Tensor) -> Tensor:
+        """What the pooling sees of the tokens (B, N, K) that leave the last block."""
+        return tokens
+
+    @abstractmethod
+    def project(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, N, K) of the last block, or of the pooling where there is one, in the text space, (B, N, D)."""
+
+
+class OpenCLIPViT(Anatomy):
+    """open_clip's VisionTransformer: CLIP's own, LAION's, CLIPA (mean of the patches) and CoCa (pooling by attention)."""
+
+    prefix = 1
+
+    def __init__(self, tower: VisionTransformer) -> None:
+        super().__init__()
+        self.tower = tower
+        self.patch_size = tower.patch_size
+        if tower.attn_pool is not None:
+            if tower.attn_pool_contrastive is not None:
+                raise InputError("a CoCa with two poolers in its image tower has no dense reading")
+            self.pool = CoCaPool(tower.attn_pool)
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        return list(self.tower.transformer.resblocks)
+
+    def embed(self, image: Tensor) -> tuple[Tensor, Size]:
+        tower = self.tower
+        patches = tower.conv1(image)  # B x K x h x w
+        grid = (patches.shape[2], patches.shape[3])
+        x = patches.flatten(2).transpose(1, 2)
+        x = torch.cat([tower.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], dim=1)  # B x (1 + hw) x K
+        x = x + resample_position_embedding(tower.positional_embedding, tower.grid_size, grid).to(x.dtype)
+        return tower.ln_pre(x), grid
+
+    def project(self, tokens: Tensor) -> Tensor:
+        normed = self.tower.ln_post(tokens)
+        return normed if self.tower.proj is None else normed @ self.tower.proj
+
+
+class TimmTower(Anatomy):
+    """A VisionTransformer or Eva of timm inside open_clip's TimmModel: SigLIP, EVA, PE, MobileCLIP-B, ViTamin."""
+
+    def __init__(self, tower: TimmModel) -> None:
+        super().__init__()
+        self.tower, trunk = tower, tower.trunk
+        if type(trunk.patch_embed) not in (PatchEmbed, HybridEmbed) or trunk.global_pool not in ("token", "avg", "map"):
+            raise InputError(f"a {type(trunk).__name__} with {trunk.global_pool!r} pooling has no dense reading")
+        self.trunk: Any = trunk
+        self.prefix = trunk.num_prefix_tokens
+        self.turning: Any = deepcopy(getattr(trunk, "rope", None))  # a copy, because timm keeps one grid in it
+        if self.turning is not None and not isinstance(self.turning, RotaryEmbeddingCat):
+            raise InputError(f"rotary positions of kind {type(self.turning).__name__} have no dense reading")
+        ratio = trunk.patch_embed.feat_ratio(as_scalar=False)
+        self.patch_size = (ratio[0], ratio[1])
+        if trunk.attn_pool is not None:
+            if type(trunk.attn_pool) is not AttentionPoolLatent:
+                raise InputError(f"pooling by {type(trunk.attn_pool).__name__} has no dense reading")
+            self.pool = LatentPool(trunk.attn_pool)
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        return list(self.trunk.blocks)
+
+    def embed(self, image: Tensor) -> tuple[Tensor, Size]:
+        embedding = self.trunk.patch_embed
+        x = embedding.backbone(image) if isinstance(embedding, HybridEmbed) else image
+        x = embedding.proj(x[-1] if isinstance(x, (list, tuple)) else x)  # B x K x h x w
+        grid = (x.shape[2], x.shape[3])
+        x = x.flatten(2).transpose(1, 2)
+        x = x if isinstance(embedding, HybridEmbed) else embedding.norm(x)
+        return self.trunk.norm_pre(self._with_positions(x, grid)), grid
+
+    def _with_positions(self, patches: Tensor, grid: Size) -> Tensor:
+        """Class and register tokens in front, position embeddings added where the tower has them."""
+        trunk = self.trunk
+        extra = [token.expand(len(patches), -1, -1) for token in (trunk.cls_token, getattr(trunk, "reg_token", None)) if token is not None]
+        tokens = torch.cat([*extra, patches], dim=1)
+        if trunk.pos_embed is None:
+            return tokens
+        own = 0 if trunk.no_embed_class else self.prefix  # how many of the tokens in front have a position of their own
+        positions = resample_position_embedding(trunk.pos_embed[0], trunk.patch_embed.grid_size, grid, first=own)
+        return tokens + F.pad(positions, (0, 0, self.prefix - own, 0)).to(tokens.dtype)
+
+    def rope(self, grid: Size) -> Tensor | None:
+        if self.turning is None:
+            return None
+        if tuple(self.turning.feat_shape) != grid:
+            self.turning.update_feat_shape(list(grid))
+        return self.turning.get_embed()
+
+    def before_pool(self, tokens: Tensor) -> Tensor:
+        return self.trunk.norm(tokens)
+
+    def project(self, tokens: Tensor) -> Tensor:
+        trunk = self.trunk
+        x = tokens if self.pool is not None else trunk.norm(tokens)
+        return self.tower.head(trunk.head(trunk.fc_norm(x)))
+
+
+def anatomy_of(tower: nn.Module) -> Anatomy:
+    """The anatomy of an open_clip image tower. Raises `InputError` for a tower that is not a ViT known here."""
+    if type(tower) is VisionTransformer:
+        return OpenCLIPViT(tower)
+    if type(tower) is TimmModel and type(tower.trunk) in (TimmViT, Eva):
+        return TimmTower(tower)
+    kind = type(getattr(tower, "trunk", tower)).__name__
+    raise InputError(
+        f"{kind} has no dense reading: there are no values of a last attention layer at every position. Towers that work are "
+        "CLIP's ViTs and ResNets, SigLIP, EVA, PE, CoCa, ViTamin and MobileCLIP-B; docs/towers.md lists them all"
+    )

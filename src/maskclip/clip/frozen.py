@@ -1,0 +1,17 @@
+"""Frozen: what is never trained."""
+
+from __future__ import annotations
+
+from torch import nn
+from typing_extensions import Self
+
+
+class Frozen(nn.Module):
+    """A module that stays in eval mode and without gradients, whatever contains it says."""
+
+    def freeze(self) -> None:
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        return super().train(False)

@@ -1,0 +1,140 @@
+"""Every kind of tower against its own library's forward pass: nothing is read wrongly in silence."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from timm.models.eva import Eva
+from timm.models.vision_transformer import ParallelScalingBlock, VisionTransformer
+from torch import Tensor
+from zoo import MEAN_POOLED, POOLED, TRUNK, ZOO, of_timm
+
+from maskclip import DenseCLIP, InputError
+from maskclip.clip.blocks import KEYS, QUERIES, VALUES
+from maskclip.clip.towers import ViTReader
+
+
+def reader_of(clip: DenseCLIP) -> ViTReader:
+    assert isinstance(clip.reader, ViTReader)
+    return clip.reader
+
+
+def clip_of(kind: str, strategy: str = "maskclip") -> DenseCLIP:
+    torch.manual_seed(0)
+    return DenseCLIP(ZOO[kind](), strategy)
+
+
+def reassembled(block, tokens: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+    """A whole block from its parts, with attention written out."""
+    y = block.norm(tokens)
+    q, k, v = (block.project(y, part) for part in (QUERIES, KEYS, VALUES))
+    z = tokens + block.merge((q @ k.transpose(2, 3) / q.shape[-1] ** 0.5).softmax(-1) @ v)
+    return z + block.mlp(z)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ZOO)
+def test_tokens_blocks_and_pooling_are_the_towers_own(kind: str) -> None:
+    clip = clip_of(kind)
+    reader, image = reader_of(clip), torch.rand(2, 3, 32, 32)
+    tower = reader.anatomy.tower
+    tokens, blocks, _ = reader.tokens((image - clip.mean) / clip.std)
+    for block in blocks:
+        tokens = block(tokens)
+    if hasattr(tower, "trunk"):
+        pooled = tower.head(tower.trunk.forward_head(tower.trunk.norm(tokens)))
+    else:
+        pooled = tower._pool(tokens)[0] @ tower.proj
+    if kind == "CoCa":
+        pooled = pooled if pooled.ndim == 2 else pooled[:, 0]
+    torch.testing.assert_close(pooled, tower((image - clip.mean) / clip.std), atol=2e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ZOO)
+def test_a_block_is_the_sum_of_its_parts(kind: str) -> None:
+    clip = clip_of(kind)
+    tokens, (block,), _ = reader_of(clip).tokens(torch.randn(2, 3, 32, 32))
+    torch.testing.assert_close(reassembled(block, tokens), block(tokens), atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [kind for kind in ZOO if kind not in (*POOLED, *MEAN_POOLED)])
+def test_the_class_token_is_projected_as_the_tower_does(kind: str) -> None:
+    clip = clip_of(kind)
+    reader, image = reader_of(clip), torch.randn(2, 3, 32, 32)
+    tokens, (block,), _ = reader.tokens(image)
+    torch.testing.assert_close(reader.anatomy.project(block(tokens))[:, 0], reader.anatomy.tower(image), atol=2e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [*POOLED, *MEAN_POOLED])
+def test_of_a_single_position_the_tower_says_what_the_reading_says(kind: str) -> None:
+    """One token that is alone attends to itself only: the value path and the whole tower are one thing."""
+    clip = clip_of(kind)
+    anatomy = reader_of(clip).anatomy
+    token = torch.randn(2, 1, 32)
+    if anatomy.pool is None:
+        expected, ours = (
+            anatomy.project(token.mean(1, keepdim=True)),
+            anatomy.project(token),
+        )
+    elif hasattr(anatomy.tower, "trunk"):
+        trunk = anatomy.tower.trunk
+        expected = anatomy.tower.head(trunk.head(trunk.fc_norm(trunk.attn_pool(token))))[:, None]
+        ours = anatomy.project(anatomy.pool.values(token, mlp=True))
+    else:
+        expected = anatomy.tower.ln_post(anatomy.tower.attn_pool(token))[:, :1] @ anatomy.tower.proj
+        ours = anatomy.project(anatomy.pool.values(token, mlp=True))
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ZOO)
+@pytest.mark.parametrize("size", [(1, 1), (9, 8), (37, 91)])
+def test_any_kind_at_any_size(kind: str, size: tuple[int, int]) -> None:
+    clip = clip_of(kind)
+    features, keys = clip(torch.rand(1, 3, *size), with_keys=True)
+    covered, patch = clip.covered_size(*size), reader_of(clip).anatomy.patch_size
+    assert keys is not None and keys.shape[2:] == features.shape[2:] == (covered[0] // patch[0], covered[1] // patch[1])
+    assert features.shape[:2] == (1, 32 if kind == "SigLIP" else 24) and features.isfinite().all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [kind for kind in ZOO if kind not in POOLED])
+@pytest.mark.parametrize("strategy", ["clip", "maskclip", "sclip", "naclip", "gem"])
+def test_keys_are_those_of_the_last_block_whatever_the_strategy(kind: str, strategy: str) -> None:
+    image = torch.rand(1, 3, 32, 32)
+    _, keys = clip_of(kind, strategy)(image, with_keys=True)
+    _, plain = clip_of(kind)(image, with_keys=True)
+    torch.testing.assert_close(keys, plain, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", POOLED)
+def test_pooled_towers_say_which_strategies_they_have(kind: str) -> None:
+    with pytest.raises(InputError, match=r"'naclip' has no meaning for this image tower.*choose one of maskclip, value"):
+        clip_of(kind, "naclip")
+
+
+def test_towers_without_values_are_refused() -> None:
+    with pytest.raises(InputError, match="Conv2d has no dense reading"):
+        DenseCLIP(torch.nn.Conv2d(3, 8, 1))
+    with pytest.raises(InputError, match="ParallelScalingBlock have no dense reading"):
+        DenseCLIP(of_timm(VisionTransformer, block_fn=ParallelScalingBlock)())
+    with pytest.raises(InputError, match="RotaryEmbeddingMixed have no dense reading"):
+        DenseCLIP(of_timm(Eva, rope_type="mixed", use_rot_pos_emb=True, global_pool="token")())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(16, 48), (48, 64)])
+def test_rotary_positions_of_another_grid(size: tuple[int, int]) -> None:
+    """An image of another shape, and back, against timm's own handling of it."""
+    options = {"global_pool": "token", "qkv_fused": False, "use_abs_pos_emb": False, "use_rot_pos_emb": True, "ref_feat_shape": (4, 4)}
+    tower = of_timm(Eva, **options)()
+    reader = reader_of(DenseCLIP(tower, "clip"))
+    whole = Eva(**{**TRUNK, **options}, dynamic_img_size=True).eval()
+    whole.load_state_dict(tower.trunk.state_dict())
+    for shape in (size, (32, 32), size):
+        image = torch.randn(1, 3, *shape)
+        tokens, (block,), _ = reader.tokens(image)
+        torch.testing.assert_close(tower.trunk.norm(block(tokens)), whole.forward_features(image), atol=1e-5, rtol=1e-4)

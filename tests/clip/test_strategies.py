@@ -1,0 +1,255 @@
+"""The strategies against loops over heads and positions in float64, the identities between them, and what they cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+from open_clip.model import CLIP
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+from zoo import TRUNK, of_timm
+
+from maskclip import DenseCLIP
+from maskclip.clip import STRATEGIES, Proxy
+from maskclip.clip.blocks import KEYS, QUERIES, Block, OpenCLIPBlock
+from maskclip.clip.loading import create
+from maskclip.clip.strategies import Scene, neighbours, proxy_attention, query_query, self_self
+from maskclip.clip.towers import ViTReader
+
+GRID = (3, 4)
+HW = 12
+
+
+@pytest.fixture
+def block(vit: CLIP) -> Block:
+    """The last block of a small ViT in float64, with weights that make attention uneven."""
+    module = vit.visual.transformer.resblocks[-1].double()
+    with torch.no_grad():
+        module.attn.in_proj_weight.mul_(3)
+    return OpenCLIPBlock(module, prefix=1)
+
+
+@pytest.fixture
+def tokens() -> Tensor:
+    return torch.randn(2, 1 + HW, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def per_head(block: Block, y: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, slice]]:
+    """q, k, v (N, d) of every head, from the raw weights, for tokens y (N, K) of one image."""
+    attention = block.module.attn
+    width, heads = attention.embed_dim, attention.num_heads
+    for head in range(heads):
+        part = slice(head * width // heads, (head + 1) * width // heads)
+        rows = (torch.arange(3 * width).view(3, width)[i, part] for i in range(3))
+        q, k, v = (y @ attention.in_proj_weight[r].T + attention.in_proj_bias[r] for r in rows)
+        yield q, k, v, part
+
+
+def softmax(scores: Tensor) -> Tensor:
+    weights = (scores - scores.max(1, keepdim=True).values).exp()
+    return weights / weights.sum(1, keepdim=True)
+
+
+def unit(x: Tensor) -> Tensor:
+    return x / x.norm(dim=1, keepdim=True)
+
+
+def distance(i: int, j: int) -> int:
+    return (i // GRID[1] - j // GRID[1]) ** 2 + (i % GRID[1] - j % GRID[1]) ** 2
+
+
+def gem_weights(p: Tensor, tau: float) -> Tensor:
+    p = unit(p)
+    p = unit(softmax(tau * p @ p.T) @ p)
+    return softmax(tau * p @ p.T)
+
+
+def attention_of(name: str, q: Tensor, k: Tensor, v: Tensor, y: Tensor, proxy: Tensor) -> Tensor:
+    """What the patches read in one head, (hw, d), by the equation of a strategy, class token first in q, k, v."""
+    d = q.shape[1]
+    if name == "clip":
+        weights = softmax(q @ k.T / d**0.5)
+    elif name in ("maskclip", "value"):
+        weights = torch.eye(len(q)).double()
+    elif name == "sclip":
+        weights = softmax(q @ q.T / d**0.5) + softmax(k @ k.T / d**0.5)
+    elif name == "clearclip":
+        weights = softmax(q @ q.T / d**0.5)
+    elif name == "naclip":
+        window = torch.zeros(1 + HW, 1 + HW).double()
+        for i in range(HW):
+            for j in range(HW):
+                window[1 + i, 1 + j] = math.exp(-distance(i, j) / (2 * 5.0**2))
+        weights = softmax(k @ k.T / d**0.5 + window)
+    elif name == "gem":
+        tau = y.norm(dim=1).mean().item() / d**0.5
+        weights = (gem_weights(q, tau) + gem_weights(k, tau) + gem_weights(v, tau)) / 3
+    else:
+        similarity = unit(proxy) @ unit(proxy).T
+        scores = 3 * (similarity - 1.2 * similarity.mean())
+        scores[scores < 0] = -math.inf
+        return softmax(scores) @ v[1:]
+    return (weights @ v)[1:]
+
+
+def expected_path(name: str, blocks: list[Block], tokens: Tensor, proxy: Tensor) -> Tensor:
+    """Patch tokens (hw, K) of one image by the strategy's equations; `tokens` (N, K) enter the first of `blocks`."""
+    keeps = name in ("clip", "maskclip", "sclip", "gem")
+    path = tokens[1:] if keeps else torch.zeros_like(tokens[1:])
+    for block in blocks:
+        module = block.module
+        y = module.ln_1(tokens)
+        mixed = torch.cat([attention_of(name, q, k, v, y, proxy) for q, k, v, _ in per_head(block, y)], dim=1)
+        path = path + mixed @ module.attn.out_proj.weight.T + module.attn.out_proj.bias
+        if name in ("clip", "maskclip", "sclip"):
+            path = path + module.mlp(module.ln_2(path))
+        tokens = module(tokens[None])[0]
+    return path
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_strategy_is_its_equation(name: str, block: Block, tokens: Tensor) -> None:
+    proxy = torch.randn(2, HW, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    path, entering = STRATEGIES[name].read([block], tokens, Scene(GRID, proxy))
+    for image in range(2):
+        torch.testing.assert_close(path[image], expected_path(name, [block], tokens[image], proxy[image]), atol=1e-10, rtol=1e-8)
+    assert torch.equal(entering, tokens)
+
+
+@torch.no_grad()
+def test_gem_gathers_what_several_blocks_read(vit: CLIP, tokens: Tensor) -> None:
+    blocks: list[Block] = [OpenCLIPBlock(module.double(), prefix=1) for module in vit.visual.transformer.resblocks]
+    path, entering = STRATEGIES["gem"].read(blocks, tokens, Scene(GRID))
+    torch.testing.assert_close(path[0], expected_path("gem", blocks, tokens[0], tokens[0]), atol=1e-10, rtol=1e-8)
+    torch.testing.assert_close(entering, blocks[1](blocks[0](tokens)))
+
+
+@torch.no_grad()
+def test_gem_without_iterations(block: Block, tokens: Tensor) -> None:
+    y = block.norm(tokens)
+    q, _, v, part = next(per_head(block, y[0]))
+    tau = y[0].norm(dim=1).mean() / q.shape[1] ** 0.5
+    mixed = self_self(block, y, Scene(GRID), iterations=0)[0, 0]
+    each = [softmax(tau * unit(p) @ unit(p).T) @ v for p in next(per_head(block, y[0]))[:3]]
+    torch.testing.assert_close(mixed, (sum(each) / 3)[1:])  # type: ignore[index, operator]
+    assert part == slice(0, 16)
+
+
+@torch.no_grad()
+def test_with_the_proxys_patches_all_different_proxyclip_is_value(block: Block, tokens: Tensor) -> None:
+    proxy = torch.eye(HW, dtype=torch.float64).expand(2, HW, HW)
+    path, _ = STRATEGIES["proxyclip"].read([block], tokens, Scene(GRID, proxy))
+    torch.testing.assert_close(path, STRATEGIES["value"].read([block], tokens, Scene(GRID))[0])
+
+
+@torch.no_grad()
+def test_proxyclip_on_an_image_that_is_alike_everywhere(block: Block, tokens: Tensor) -> None:
+    read = proxy_attention(block, block.norm(tokens), Scene(GRID, torch.ones(2, HW, 5, dtype=torch.float64)))
+    assert read.isfinite().all()
+
+
+@torch.no_grad()
+def test_sclip_with_queries_that_are_keys_doubles_the_map(block: Block, tokens: Tensor) -> None:
+    _same_queries_and_keys(block)
+    y = block.norm(tokens)
+    torch.testing.assert_close(STRATEGIES["sclip"].mix(block, y, Scene(GRID)), 2 * query_query(block, y, Scene(GRID)))
+
+
+@torch.no_grad()
+def test_naclip_with_an_infinite_window_and_queries_that_are_keys_is_clearclip(block: Block, tokens: Tensor) -> None:
+    _same_queries_and_keys(block)
+    alone = OpenCLIPBlock(block.module, prefix=0)  # the window is one everywhere only where there is no class token
+    y = alone.norm(tokens[:, 1:])
+    everywhere = neighbours(alone, y, Scene(GRID), sigma=1e9)
+    torch.testing.assert_close(everywhere, query_query(alone, y, Scene(GRID)))
+
+
+@torch.no_grad()
+def test_naclip_with_a_narrow_window_looks_at_itself_more(block: Block, tokens: Tensor) -> None:
+    y = block.norm(tokens)
+    wide, narrow = (neighbours(block, y, Scene(GRID), sigma=s) for s in (1e9, 1e-3))
+    own = block.project(y, 2, patches_only=True)
+    assert (narrow - own).norm() < (wide - own).norm()
+
+
+def _same_queries_and_keys(block: Block) -> None:
+    attention, width = block.module.attn, block.module.attn.embed_dim
+    for packed in (attention.in_proj_weight, attention.in_proj_bias):
+        packed[KEYS * width : (KEYS + 1) * width] = packed[QUERIES * width : (QUERIES + 1) * width]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_all_go_through_the_same_tower(vit: CLIP, name: str) -> None:
+    proxy = Proxy("vit_tiny_patch16_224", pretrained=False) if name == "proxyclip" else None
+    features, keys = DenseCLIP(vit.visual, name, proxy=proxy)(torch.rand(2, 3, 37, 91), with_keys=True)
+    assert features.shape == (2, 24, 5, 12) and keys is not None and keys.shape == (2, 32, 5, 12)
+    assert features.isfinite().all()
+
+
+@torch.no_grad()
+def test_a_batch_is_its_images_one_by_one(vit: CLIP) -> None:
+    images = torch.rand(3, 3, 40, 24)
+    for name in STRATEGIES:
+        clip = DenseCLIP(vit.visual, name, proxy=Proxy("vit_tiny_patch16_224", pretrained=False))
+        single = torch.cat([clip(image[None])[0] for image in images])
+        torch.testing.assert_close(clip(images)[0], single, atol=1e-5, rtol=1e-4)
+
+
+def minimum(name: str, grid: tuple[int, int], with_keys: bool = False) -> int:
+    """Floating-point operations of ViT-B/16 that a strategy cannot do without, two for a multiplication and an addition."""
+    n, width, hidden, text = grid[0] * grid[1], 768, 3072, 512
+    t = n + 1
+    linear = lambda rows, into: 2 * rows * width * into  # noqa: E731
+    attend = lambda rows: 2 * 2 * rows * t * width  # noqa: E731 - scores and weighted values
+    mlp = 2 * linear(1, hidden)
+    whole = linear(t, 3 * width) + attend(t) + linear(t, width) + t * mlp
+    last = {
+        "clip": linear(n, width) + 2 * linear(t, width) + attend(n) + linear(n, width) + n * mlp,
+        "maskclip": 2 * linear(n, width) + n * mlp,
+        "value": 2 * linear(n, width),
+        "sclip": 3 * linear(t, width) + 2 * attend(n) + linear(n, width) + n * mlp,
+        "clearclip": 2 * linear(t, width) + attend(n) + linear(n, width),
+        "naclip": 2 * linear(t, width) + attend(n) + linear(n, width),
+    }[name]
+    patches = 2 * n * (3 * 16 * 16) * width
+    return patches + 11 * whole + last + linear(n, text) + (linear(n, width) if with_keys else 0)
+
+
+def operations(name: str, size: tuple[int, int], with_keys: bool = False) -> int:
+    with torch.device("meta"):
+        clip = DenseCLIP(create("ViT-B-16", with_text=False).visual, name).to("meta")
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            clip(torch.empty(1, 3, *size), with_keys)
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("name", ["clip", "maskclip", "value", "clearclip", "naclip", "sclip"])
+def test_nothing_is_computed_that_is_not_used(name: str) -> None:
+    assert operations(name, (224, 320)) == minimum(name, (14, 20))
+
+
+def test_keys_cost_one_projection() -> None:
+    assert operations("maskclip", (224, 320), with_keys=True) == minimum("maskclip", (14, 20), with_keys=True)
+
+
+def test_the_full_tower_costs_more() -> None:
+    with torch.device("meta"):
+        visual = create("ViT-B-16", with_text=False).visual.to("meta").eval()
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            visual(torch.empty(1, 3, 224, 224))
+    patches_projected = 2 * 195 * 768 * 512  # the tower projects its class token only
+    assert counter.get_total_flops() + patches_projected > operations("clip", (224, 224)) > operations("maskclip", (224, 224))
+
+
+def test_a_proxy_of_another_patch_is_brought_to_the_grid() -> None:
+    proxy = Proxy("vit_tiny_patch16_224", pretrained=False)
+    image = torch.rand(1, 3, 37, 91)
+    assert proxy(image, (40, 96), (5, 12)).shape == (1, 60, 192)
+    assert proxy(image, (48, 96), (3, 6)).shape == (1, 18, 192)
+    clip = DenseCLIP(of_timm(__import__("timm").models.VisionTransformer, **TRUNK, global_pool="token")(), "proxyclip", proxy=proxy)
+    assert isinstance(clip.reader, ViTReader) and clip(image)[0].shape == (1, 24, 5, 12)
