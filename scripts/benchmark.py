@@ -5,6 +5,8 @@
 
 The textbook way runs the whole tower with its last attention, then resizes the logits to the input size, again to the
 image's, takes a softmax and the argmax. The two take turns; times are medians, ratios are the medians of the turns.
+Operations are counted, not measured: floating-point operations of the image tower by strategy, two for a multiplication
+and an addition.
 """
 
 from __future__ import annotations
@@ -20,8 +22,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 
 import torch  # noqa: E402 - after the path, so that it runs from a checkout
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from maskclip.clip import DenseCLIP, load_clip  # noqa: E402
+from maskclip.clip.loading import create  # noqa: E402
 from maskclip.functional import resize, upsample_logits  # noqa: E402
 from maskclip.results import device_name  # noqa: E402
 
@@ -42,8 +46,21 @@ def compare(name: str, ours: Callable[[], object], textbook: Callable[[], object
     print(f"{name:<24}{a:>12.3f}{b:>12.3f}{ratio:>10.2f}x")
 
 
-@torch.inference_mode()
-def main() -> None:
+def operations(architecture: str, size: tuple[int, int]) -> dict[str, int]:
+    """Floating-point operations of one image for every strategy of the tower, and with keys; counted on the meta device."""
+    counts = {}
+    with torch.device("meta"), torch.no_grad():
+        tower = create(architecture, with_text=False).visual
+        strategies = [name for name in DenseCLIP(tower).reader.strategies if name != "proxyclip"]  # it depends on the proxy
+        for name, keys in [*((name, False) for name in strategies), ("maskclip", True)]:
+            clip = DenseCLIP(tower, name).to("meta")
+            with FlopCounterMode(display=False) as counter:
+                clip(torch.empty(1, 3, *size), with_keys=keys)
+            counts[f"{name}, with keys" if keys else name] = counter.get_total_flops()
+    return counts
+
+
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--architecture", default="ViT-B-16-quickgelu", help="any of open_clip's (default: %(default)s)")
@@ -52,7 +69,12 @@ def main() -> None:
     add("--classes", type=int, default=59, help="(default: %(default)s)")
     add("--runs", type=int, default=5, help="turns (default: %(default)s)")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+@torch.inference_mode()
+def main() -> None:
+    args = parse()
     device, size, image_size = torch.device(args.device), tuple(args.size), tuple(args.image)
     model = load_clip(args.architecture, None)
     full, values = (DenseCLIP(model.visual, strategy).to(device) for strategy in ("clip", "maskclip"))
@@ -71,6 +93,9 @@ def main() -> None:
         args.runs,
         device,
     )
+    print(f"\n{'operations of the tower':<24}{'GFLOP':>12}")
+    for name, count in operations(args.architecture, size).items():
+        print(f"{name:<24}{count / 1e9:>12.1f}")
 
 
 if __name__ == "__main__":

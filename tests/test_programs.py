@@ -11,10 +11,14 @@ import time
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
+from safetensors.torch import save_file
+
+from maskclip.clip import STRATEGIES, load_clip
 
 TINY = ("model=maskclip_textures", "data=textures", "trainer=cpu", "data.num_workers=0")
 SMALL_STUDENT = (
@@ -164,6 +168,68 @@ def test_segment_a_folder_with_a_broken_file(tmp_path: Path) -> None:
     assert len(list((tmp_path / "s" / "overlays").rglob("*.jpg"))) == 3
     legend = json.loads((tmp_path / "s" / "legend.json").read_text())
     assert [entry["name"] for entry in legend["classes"]] == ["zebra", "brick wall"]
+
+
+@pytest.mark.slow
+def test_more_classes_than_eight_bits_hold(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("".join(f"thing {i}, item {i}\n" for i in range(300)))
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    settings = (f"input={tmp_path}/a.png", f"output={tmp_path}/s", "model.templates=simple")
+    result = call(tmp_path, "segment", "model=maskclip_textures", f"classes.names={tmp_path}/words.txt", *settings)
+    assert result.returncode == 0, result.stderr
+    with Image.open(tmp_path / "s" / "masks" / "a.png") as mask:
+        assert mask.mode == "I;16" and mask.size == (90, 60)
+    assert json.loads((tmp_path / "s" / "legend.json").read_text())["classes"][299]["name"] == "thing 299"
+
+
+@pytest.mark.slow
+def test_text_embeddings_travel(tmp_path: Path, textures_root: Path) -> None:
+    """Words embedded by one run serve another that has no text tower and no cache, with the same result."""
+    settings = (*TINY, f"data.root={textures_root}", "pictures=0")
+    assert call(tmp_path, "eval", *settings).returncode == 0
+    own = json.loads((tmp_path / "out" / "results.json").read_text())
+    file = tmp_path / "words.safetensors"
+    embedded = call(tmp_path, "embed", "model=maskclip_textures", "classes=textures", f"output={file}")
+    assert embedded.returncode == 0 and "14 words of 13 classes" in embedded.stdout, embedded.stderr
+    visual = {k: v for k, v in load_clip("maskclip-tiny", "textures").state_dict().items() if k.startswith("visual.")}
+    torch.save(visual, tmp_path / "visual.pt")
+    assert call(tmp_path, "eval", *settings, f"model.text_embeddings={file}", f"model.pretrained={tmp_path}/visual.pt").returncode == 0
+    other = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert (own["iou"], own["weights_sha256"]) == (other["iou"], other["weights_sha256"])
+
+
+@pytest.mark.slow
+def test_a_sweep_ends_in_one_table(tmp_path: Path, textures_root: Path) -> None:
+    settings = (*TINY, f"data.root={textures_root}", "pictures=0", f"hydra.sweep.dir={tmp_path}/sweep")
+    result = call(tmp_path, "eval", "sweep=strategies", *settings)
+    assert result.returncode == 0, result.stderr
+    table = (tmp_path / "sweep" / "table.md").read_text().splitlines()
+    assert [line.split(" | ")[0].strip("| ") for line in table[2:]] == [name for name in STRATEGIES if name != "proxyclip"]
+    assert "clearclip" in result.stdout.rpartition("run ")[2]
+
+
+@pytest.mark.slow
+def test_any_strategy_teaches(tmp_path: Path, textures_root: Path) -> None:
+    settings = (*SMALL_STUDENT, f"data.root={textures_root}", "trainer.max_steps=2", "trainer.val_check_interval=2")
+    result = call(tmp_path, "train", *settings, "teacher.strategy=naclip", "teacher.key_smoothing=0.8")
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["provenance"]["teacher"]["method"] == "naclip + KS"
+
+
+@pytest.mark.slow
+def test_offline_with_cached_weights(tmp_path: Path, textures_root: Path) -> None:
+    """Weights in Hugging Face's cache are found without a network; the file is made here, in the place and form of OpenAI's RN50."""
+    place = tmp_path / "hub" / "hub" / "models--timm--resnet50_clip.openai"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text("0" * 40)
+    (place / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    weights = place / "snapshots" / ("0" * 40) / "open_clip_model.safetensors"
+    save_file(open_clip.create_model("RN50-quickgelu").state_dict(), weights)
+    settings = ("model=maskclip_rn50", "model.templates=simple", "data=textures", f"data.root={textures_root}", "trainer=cpu", "pictures=0")
+    result = call(tmp_path, "eval", *settings)
+    weights.unlink()  # 400 MB
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["images"] == 5
 
 
 @pytest.mark.slow

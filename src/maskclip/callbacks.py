@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,13 @@ CELL = 320
 
 
 class StepProgressBar(TQDMProgressBar):
-    """Lightning's progress bar over optimiser steps: training data are an endless stream of draws without epochs."""
+    """Lightning's progress bar over optimiser steps: training data are an endless stream of draws without epochs.
+
+    Where the output goes to a file it moves now and then only.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=1 if sys.stdout.isatty() else 50)
 
     @property
     def total_train_batches(self) -> int | float:

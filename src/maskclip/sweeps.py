@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,16 @@ def sweep_rows(folder: Path) -> list[dict[str, Any]]:
     keys = [key for key in dict.fromkeys(key for one in given for key in one) if len({one.get(key) for one in given}) > 1]
     rows = []
     for path, one in zip(cards, given, strict=True):
-        values = [(key, one[key]) for key in keys if key in one]
+        values = [(key, _switches(one[key])) for key in keys if key in one]
         label = " ".join(value if len(keys) == 1 else f"{key}={value}" for key, value in values)
         card = json.loads(path.read_text(encoding="utf-8"))
         rows.append({**card, "run": label or card["method"]})
     return rows
+
+
+def _switches(value: str) -> str:
+    """What is on in an override such as {a:True,b:True}; other values as they are."""
+    if not value.startswith("{"):
+        return value
+    names = re.findall(r"(\w+): ?[Tt]rue", value)
+    return "none" if not names else f"all {len(names)}" if len(names) > 3 else ", ".join(names)

@@ -185,4 +185,4 @@ def test_each_habit_of_the_released_code_has_its_effect(habit: str) -> None:
         assert (plain(image) > REMOVED).all() and (altered(image) == REMOVED).all()
     else:
         assert not torch.allclose(plain(image), altered(image), rtol=1e-4, atol=1e-7)
-    assert altered.method.endswith("(as released)") and altered.provenance["released"] == [habit]
+    assert altered.method.endswith(f"(released: {habit})") and altered.provenance["released"] == [habit]

@@ -138,7 +138,8 @@ class MaskCLIP(Frozen):
         """What a table calls this model, such as "maskclip + PD + KS"."""
         refinements = [("PD", self.prompt_denoising), ("KS", self.key_smoothing)]
         name = " + ".join([str(self.provenance.get("strategy", "maskclip"))] + [name for name, on in refinements if on is not None])
-        return f"{name} (as released)" if self.released.names else name
+        habits = self.released.names
+        return f"{name} ({'as released' if len(habits) > 3 else 'released: ' + ', '.join(habits)})" if habits else name
 
     @property
     def weights_sha256(self) -> str | None:
