@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from maskclip import Released, Student, Vocabulary
 from maskclip.clip import STRATEGIES
+from maskclip.data.corruptions import CORRUPTIONS
 from maskclip.data.transforms import TrainTransform
 from maskclip.run import plain
 
@@ -166,6 +167,12 @@ def sweep(name: str) -> dict[str, Any]:
 
 def test_the_sweep_of_strategies_is_all_that_need_no_download() -> None:
     assert sweep("strategies")["model.strategy"].split(",") == [name for name in STRATEGIES if name != "proxyclip"]
+
+
+def test_the_sweep_of_corruptions_is_the_papers() -> None:
+    parameters = sweep("corruptions")
+    assert parameters["data.corruption"].split(",") == ["null", *CORRUPTIONS]
+    assert [int(severity) for severity in parameters["data.severity"].split(",")] == [1, 2, 3, 4, 5]
 
 
 def test_the_sweep_of_differences_is_none_each_and_all() -> None:

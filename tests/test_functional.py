@@ -157,6 +157,11 @@ def test_votes_become_comparable_logits() -> None:
     torch.testing.assert_close(by_hand, torch.tensor([0.75, 0.25, 0.1]).log() / 10)
 
 
+def test_votes_that_are_all_negative_keep_their_best_class() -> None:
+    votes = torch.tensor([[-0.2, -0.1, -0.4], [-3.0, -2.0, -1.0], [0.0, -1.0, -2.0]]).T[None, :, None, :]
+    assert vote_logits(votes).argmax(1).flatten().tolist() == [1, 2, 0]
+
+
 def test_positions_that_are_left_alone_keep_their_logits() -> None:
     logits = torch.randn(1, 3, 2, 2) / 100
     result = vote_logits(key_smoothing(logits, torch.randn(1, 4, 2, 2), threshold=0.0))

@@ -251,7 +251,7 @@ def test_resuming_with_other_settings_is_refused(tmp_path: Path, textures_root: 
 
 def test_without_data_one_sentence(tmp_path: Path) -> None:
     result = call(tmp_path, "eval", "model=maskclip_vit16", f"paths.data={tmp_path}/none")
-    expect_one_sentence(result, f"no data in {tmp_path}/none/VOCdevkit/VOC2010", "Get VOC 2010 from", "data/README.md")
+    expect_one_sentence(result, f"no data in {tmp_path}/none/VOCdevkit/VOC2010", "python scripts/prepare_context.py")
 
 
 def test_without_weights_one_sentence(tmp_path: Path, textures_root: Path) -> None:

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from maskclip import InputError, Vocabulary
+from maskclip.clip.loading import fingerprints
 from maskclip.prompts import TEMPLATE_SETS, cached_embeddings, embed_vocabulary, load_text, resolve_templates, save_text, tokenize
 
 TOKENIZER = open_clip.SimpleTokenizer(context_length=32)
@@ -50,7 +51,7 @@ def test_odd_words_are_read_as_they_are(vit: CLIP, word: str) -> None:
 
 
 def test_a_name_that_would_be_cut_off_is_refused(vit: CLIP) -> None:
-    fits, long = " ".join(["word"] * 24), "word " * 40  # 32 tokens: start, a photo of a, ., end leave 25
+    fits, long = " ".join(["word"] * 24), " ".join(["word"] * 40)  # 32 tokens: start, a photo of a, ., end leave 25
     tokenize(TOKENIZER, fits, ["a photo of a {}."])
     with pytest.raises(InputError, match=r"the class name 'word word .*\.\.\.' is too long for the text tower, which reads 32 tokens"):
         embed_vocabulary(vit, TOKENIZER, Vocabulary(["cat", long]), ["a photo of a {}."])
@@ -74,15 +75,17 @@ class Counting:
 
 def test_cache_answers_only_for_the_same_weights_words_and_templates(vit: CLIP, tmp_path: Path) -> None:
     tokenizer, words = Counting(), Vocabulary(["cat"])
-    first = cached_embeddings(vit, tokenizer, words, ["a {}."], "A", tmp_path)
-    again = cached_embeddings(vit, tokenizer, words, ["a {}."], "A", tmp_path)
+    weights = fingerprints(vit)
+    first = cached_embeddings(vit, tokenizer, words, ["a {}."], "A", weights, tmp_path)
+    again = cached_embeddings(vit, tokenizer, words, ["a {}."], "A", weights, tmp_path)
     assert torch.equal(first, again) and tokenizer.calls == 1
-    cached_embeddings(vit, tokenizer, words, ["a {}."], "B", tmp_path)
-    cached_embeddings(vit, tokenizer, words, ["the {}."], "A", tmp_path)
-    cached_embeddings(vit, tokenizer, Vocabulary(["dog"]), ["a {}."], "A", tmp_path)
+    cached_embeddings(vit, tokenizer, words, ["a {}."], "B", weights, tmp_path)
+    cached_embeddings(vit, tokenizer, words, ["the {}."], "A", weights, tmp_path)
+    cached_embeddings(vit, tokenizer, Vocabulary(["dog"]), ["a {}."], "A", weights, tmp_path)
     with torch.no_grad():
-        vit.logit_scale.add_(1)
-    cached_embeddings(vit, tokenizer, words, ["a {}."], "A", tmp_path)
+        vit.token_embedding.weight.add_(1)
+    assert fingerprints(vit)["visual_sha256"] == weights["visual_sha256"]
+    cached_embeddings(vit, tokenizer, words, ["a {}."], "A", fingerprints(vit), tmp_path)
     assert tokenizer.calls == 5
     assert len(list((tmp_path / "text").iterdir())) == 5
 
@@ -90,17 +93,20 @@ def test_cache_answers_only_for_the_same_weights_words_and_templates(vit: CLIP, 
 def test_text_embeddings_in_a_file(tmp_path: Path) -> None:
     path, rows = tmp_path / "a" / "text.safetensors", torch.nn.functional.normalize(torch.randn(3, 4), dim=1)
     words = Vocabulary(["sofa", "cat"], prompts={"sofa": ["sofa", "couch"]})
-    save_text(path, rows, words, {"architecture": "RN50", "templates": ["a {}."], "weights_sha256": "0", "other": object()})
+    save_text(path, rows, words, {"architecture": "RN50", "templates": ["a {}."], "visual_sha256": "0", "other": object()})
     with safe_open(path, framework="pt") as file:
         assert file.keys() == ["text_embeddings"]
         assert {key: json.loads(value) for key, value in file.metadata().items()} == {
             "architecture": "RN50",
             "templates": ["a {}."],
-            "weights_sha256": "0",
+            "visual_sha256": "0",
             "words": ["sofa", "couch", "cat"],
         }
-    assert torch.equal(load_text(path, words, "RN50"), rows)
-    assert torch.equal(load_text(path, Vocabulary(["cat", "couch"]), "RN50"), rows[[2, 1]])
+    found, about = load_text(path, words, "RN50", "0")
+    assert torch.equal(found, rows) and about["templates"] == ["a {}."]
+    assert torch.equal(load_text(path, Vocabulary(["cat", "couch"]), "RN50")[0], rows[[2, 1]])
+    with pytest.raises(InputError, match=r"made with other weights of RN50"):
+        load_text(path, words, "RN50", "1")
     with pytest.raises(InputError, match=r"text.safetensors lack dog"):
         load_text(path, Vocabulary(["cat", "dog"]), "RN50")
     with pytest.raises(InputError, match=r"are those of RN50, not of RN101"):

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import open_clip
 import pytest
 import torch
+from omegaconf import DictConfig
 from refill import refill
 from torch import Tensor
 
 from maskclip import DenseCLIP, MaskCLIP, Released, Vocabulary
 from maskclip.clip.towers import ViTReader
 from maskclip.functional import resize
+from maskclip.inference import NATIVE, predict_logits
 from maskclip.models.released import alter_tower
 from maskclip.prompts import TEMPLATE_SETS, embed_vocabulary
+from maskclip.run import plain
 
 GOLDENS = np.load(Path(__file__).parent / "assets" / "goldens.npz")
 OFFICIAL = Released(
@@ -55,10 +59,10 @@ def faithful() -> DenseCLIP:
 
 
 def model_for(clip: DenseCLIP, text: str, option: str, released: Released) -> MaskCLIP:
-    embeddings = golden("text_synth20_512") if text == "synth20" else golden("text_ViT-B-16_five")
+    embeddings = golden("text_synth20_512" if text == "synth20" else f"text_ViT-B-16_{text}")
     words = Vocabulary([str(i) for i in range(len(embeddings))])
     pd = float(GOLDENS[f"{text}_pd_thresh"]) if "pd" in option else None
-    ks = {"ks": 1.0, "kspd": 1.0, "ksmix": float(GOLDENS[f"{text}_ksmix_thresh"])}.get(option)
+    ks = None if option in ("plain", "pd") else float(GOLDENS[f"{text}_ksmix_thresh"]) if option == "ksmix" else 1.0
     return MaskCLIP(clip, words, embeddings, ks, pd, released=released)
 
 
@@ -86,15 +90,16 @@ def test_intermediates(official: DenseCLIP) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["a", "b"])
-@pytest.mark.parametrize("option", ["plain", "ks", "pd", "kspd", "ksmix"])
-@pytest.mark.parametrize("text", ["five", "synth20"])
+@pytest.mark.parametrize(
+    ("text", "option"), [(t, o) for t in ("five", "synth20") for o in ("plain", "ks", "pd", "kspd", "ksmix")] + [("voc", "plain")]
+)
 def test_logits_and_labels(official: DenseCLIP, text: str, option: str, name: str) -> None:
     model, pixels = model_for(official, text, option, OFFICIAL), image(name)
     logits, expected = model(pixels)[0], golden(f"{text}_{option}_{name}_logits")
     smoothed = option.startswith("ks")
     tolerance = {"atol": 1e-5 * expected.abs().max().item(), "rtol": 0.0} if smoothed else LOGITS
     torch.testing.assert_close(logits, expected, **tolerance)
-    labels = model.decide(resize(resize(logits[None], (pixels.shape[2], pixels.shape[3])), SIZES[name]))[0]
+    labels = model.decide(resize(predict_logits(model, pixels, NATIVE), SIZES[name]))[0]
     agreement = (labels == golden(f"{text}_{option}_{name}_argmax")).float().mean()
     assert agreement >= 0.999
 
@@ -106,7 +111,7 @@ def test_a_faithful_clip(faithful: DenseCLIP, name: str) -> None:
     model = MaskCLIP(faithful, Vocabulary(FIVE), embeddings, released=Released(stretch=True))
     logits = model(pixels)
     torch.testing.assert_close(logits[0], golden(f"faithful_{name}_logits"), **LOGITS)
-    labels = model.decide(resize(resize(logits, (pixels.shape[2], pixels.shape[3])), SIZES[name]))[0]
+    labels = model.decide(resize(predict_logits(model, pixels, NATIVE), SIZES[name]))[0]
     assert (labels == golden(f"faithful_{name}_argmax")).float().mean() >= 0.999
 
 
@@ -123,8 +128,12 @@ def test_each_habit_changes_the_result(official: DenseCLIP, faithful: DenseCLIP)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["ViT-B-16", "ViT-B-16-quickgelu", "RN50", "RN50-quickgelu"])
-def test_text_embeddings(architecture: str) -> None:
+def test_text_embeddings(architecture: str, compose_cfg: Callable[..., DictConfig]) -> None:
     model = refill(open_clip.create_model(architecture))
     tokenizer = open_clip.get_tokenizer(architecture)
     embeddings = embed_vocabulary(model, tokenizer, Vocabulary(FIVE), TEMPLATE_SETS["maskclip"])  # type: ignore[arg-type]
     torch.testing.assert_close(embeddings, golden(f"text_{architecture}_five"), atol=2e-6, rtol=0)
+    voc = Vocabulary(**plain(compose_cfg("eval", "data=voc20").classes))
+    words, chosen = [words[0] for words in voc.words], [0, 10, 15, 19]  # 85 sentences each: those spelled in another way
+    part = embed_vocabulary(model, tokenizer, Vocabulary([words[i] for i in chosen]), TEMPLATE_SETS["maskclip"])  # type: ignore[arg-type]
+    torch.testing.assert_close(part, golden(f"text_{architecture}_voc")[chosen], atol=2e-6, rtol=0)

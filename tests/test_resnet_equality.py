@@ -66,8 +66,13 @@ class Independent:
 
     def pooled(self, pixels: Tensor, heads: int = 32) -> Tensor:
         """(1 + N, 1024): attention pooling with the output of every token, the mean first, head by head."""
-        tokens = self.trunk(pixels)[0].flatten(1).T
-        tokens = torch.cat([tokens.mean(0, keepdim=True), tokens]) + self.w["attnpool.positional_embedding"]
+        x = self.trunk(pixels)[0]
+        tokens, positions = x.flatten(1).T, self.w["attnpool.positional_embedding"]
+        grid = positions[1:].T.reshape(1, -1, 7, 7)
+        if x.shape[1:] != (7, 7):
+            grid = F.interpolate(grid, size=x.shape[1:], mode="bicubic", align_corners=False)
+        positions = torch.cat([positions[:1], grid[0].flatten(1).T])
+        tokens = torch.cat([tokens.mean(0, keepdim=True), tokens]) + positions
         q, k, v = (self.linear(tokens, f"{name}_proj") for name in "qkv")
         d = q.shape[1] // heads
         out = torch.zeros_like(v)
@@ -130,8 +135,9 @@ def test_the_thresholds_divide(model: open_clip.CLIP) -> None:
 
 
 @torch.no_grad()
-def test_attention_pooling_at_every_position(model: open_clip.CLIP) -> None:
-    pixels = torch.from_numpy(GOLDENS["rgb_a"])[:, :224]  # 224 x 224: the native grid of 7 x 7
+@pytest.mark.parametrize("width", [224, 320])
+def test_attention_pooling_at_every_position(model: open_clip.CLIP, width: int) -> None:
+    pixels = torch.from_numpy(GOLDENS["rgb_a"])[:, :width]  # the native grid of 7 x 7, and one of 7 x 10
     expected = Independent(model.state_dict()).pooled(pixels)
     clip = DenseCLIP(model.visual, "clip", normalisation="imagenet")
     features, _ = clip(pixels.permute(2, 0, 1)[None].float() / 255)

@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import OmegaConf
 
-from maskclip.sweeps import SweepTable, sweep_rows
+from maskclip.sweeps import SweepTable, corruption_cells, sweep_cells
 
 
 def write_job(folder: Path, number: int, overrides: list[str], miou: float | None) -> None:
@@ -23,7 +24,7 @@ def write_job(folder: Path, number: int, overrides: list[str], miou: float | Non
 def test_rows_say_what_sets_the_jobs_apart(tmp_path: Path) -> None:
     for number in range(11):
         write_job(tmp_path, number, ["data=textures", f"model.strategy=s{number}"], float(number))
-    assert [row["run"] for row in sweep_rows(tmp_path)] == [f"s{number}" for number in range(11)]  # 10 comes after 9
+    assert [row[0] for row in sweep_cells(tmp_path)[1:]] == [f"s{number}" for number in range(11)]  # 10 comes after 9
 
 
 def test_several_keys_and_switches(tmp_path: Path) -> None:
@@ -32,7 +33,7 @@ def test_several_keys_and_switches(tmp_path: Path) -> None:
     write_job(tmp_path, 2, ["a=2", "model.released={p:True,q:True,r:True,s:True}"], 3.0)
     write_job(tmp_path, 3, ["a=2", "b=3"], None)  # a job that failed has no card
     expected = ["a=1 model.released=none", "a=1 model.released=softmax", "a=2 model.released=all 4"]
-    assert [row["run"] for row in sweep_rows(tmp_path)] == expected
+    assert [row[0] for row in sweep_cells(tmp_path)[1:]] == expected
 
 
 def test_the_table_is_printed_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,6 +41,9 @@ def test_the_table_is_printed_and_kept(tmp_path: Path, capsys: pytest.CaptureFix
     write_job(tmp_path, 1, ["model=maskclip"], 65.0)
     callback = SweepTable()
     assert isinstance(callback, Callback)
+    config = OmegaConf.create({"hydra": {"mode": "MULTIRUN", "sweep": {"dir": str(tmp_path)}}})
+    callback.on_job_end(config, JobReturn())
+    assert (tmp_path / "table.md").exists() and capsys.readouterr().out == ""
     callback.on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
     printed = capsys.readouterr().out
     assert [line.split() for line in printed.splitlines() if line.startswith(("clip", "maskclip"))] == [
@@ -54,3 +58,20 @@ def test_a_multirun_of_something_else_prints_nothing(tmp_path: Path, capsys: pyt
     write_job(tmp_path, 0, ["x=1"], None)
     SweepTable().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
     assert capsys.readouterr().out == "" and not (tmp_path / "table.md").exists()
+
+
+def test_corruptions_become_kind_by_severity(tmp_path: Path) -> None:
+    jobs = [("null", 1, 60.0), ("null", 2, 60.0), ("spatter", 1, 50.0), ("spatter", 2, 30.0), ("shot_noise", 1, 20.0)]
+    for number, (kind, severity, miou) in enumerate(jobs):
+        write_job(tmp_path, number, [f"data.corruption={kind}", f"data.severity={severity}", "model=x"], miou)
+    assert sweep_cells(tmp_path) == [
+        ["corruption", "1", "2", "mean", "drop"],
+        ["clean", "", "", "60.0", ""],
+        ["spatter", "50.0", "30.0", "40.0", "20.0"],
+        ["shot_noise", "20.0", "-", "20.0", "40.0"],
+        ["mean", "35.0", "30.0", "33.3", "26.7"],
+    ]
+
+
+def test_without_clean_images_there_is_no_drop() -> None:
+    assert corruption_cells([("spatter", "3", 12.34)])[1] == ["spatter", "12.3", "12.3", "-"]

@@ -15,11 +15,15 @@ from maskclip.vocabulary import read_words
         ({"names": "cat"}, r"one word; give a list, as in classes.names=\[cat\]"),
         ({"names": ["cat", "dog", "cat"]}, "more than once: cat"),
         ({"names": ["cat", " "]}, r"class names \[1\] are empty"),
-        ({"names": [str(i) for i in range(65536)]}, "65536 class names: a 16-bit label map"),
+        ({"names": [str(i) for i in range(65535)]}, "65535 class names: a 16-bit label map"),
         ({"names": ["cat"], "unseen": ["dog"]}, "classes.unseen mentions dog"),
         ({"names": ["cat"], "prompts": {"dog": ["dog"]}}, "classes.prompts mentions dog"),
         ({"names": ["cat"], "prompts": {"cat": []}}, "no words for cat"),
         ({"names": ["cat"], "prompts": {"cat": ["cat", ""]}}, "no words for cat"),
+        ({"names": ["cat"], "prompts": {"cat": [1984]}}, r"no words for cat, or something that is not a word: \[1984\]"),
+        ({"names": ["cat"], "prompts": {"cat": None}}, "no words for cat"),
+        ({"names": ["cat", " cat "]}, "blanks around them: ' cat '"),
+        ({"names": ["background"], "background": True}, "background alone leaves nothing to look for"),
         ({"names": ["cat", 5]}, "must be words; quote 5"),
         ({"names": ["cat", "dog"], "background": True}, "the first class is 'cat', not 'background'"),
         ({"names": ["cat"], "palette": [(0, 0, 700)]}, "three numbers from 0 to 255"),
@@ -60,13 +64,17 @@ def test_words_from_a_file(tmp_path: Path) -> None:
     assert prompts == {"sofa": ["sofa", "couch", "settee"], "salt, pepper": ["salt, pepper", "spice"]}
     with pytest.raises(InputError, match=r"no file of class names .*nowhere.txt .*classes.names=\[cat,dog\]"):
         read_words(tmp_path / "nowhere.txt")
+    path.write_text('cat\n"sky\ngrass\n')
+    with pytest.raises(InputError, match=r'line 2 of .*words.txt cannot be read .*"sky'):
+        read_words(path)
     path.write_bytes(b"\xff\xfe\x00cat")
     with pytest.raises(InputError, match="cannot read the class names"):
         read_words(path)
 
 
 def test_a_single_word_needs_no_list() -> None:
-    assert Vocabulary(["sofa"], prompts={"sofa": "couch"}).words == [["couch"]]
+    assert Vocabulary(["sofa"], prompts={"sofa": "old couch"}).words == [["old couch"]]
+    assert Vocabulary(["sofa"], prompts={"sofa": ["couch", "sofa", "couch"]}).words == [["couch", "sofa"]]
 
 
 def test_default_colours_are_all_different() -> None:

@@ -64,16 +64,17 @@ class SavePictures(Callback):
     def on_test_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
-        if batch_idx * trainer.world_size + trainer.global_rank >= self.count:
-            return
-        for name, image, mask, labels in zip(batch["name"], batch["image"], batch["mask"], outputs, strict=True):
-            self.write(name, image, mask, labels)
+        each = trainer.test_dataloaders.batch_size if trainer.test_dataloaders else 1
+        first = batch_idx * each * trainer.world_size + trainer.global_rank
+        for number, sample in enumerate(batch):
+            if first + number * trainer.world_size < self.count:
+                self.write(sample["name"], sample["image"], sample["mask"], outputs[sample["name"]])
 
     def write(self, name: str, image: Tensor, mask: Tensor, labels: Tensor) -> None:
         """One sheet for one image: (3, H, W) uint8, (H, W) truth, (H, W) prediction."""
         palette = self.vocabulary.colours
         pixels = magnify(image.cpu().permute(1, 2, 0).numpy(), CELL)
-        truth, predicted = (magnify(m.cpu().numpy().astype("uint8"), CELL) for m in (mask, labels))
+        truth, predicted = (magnify(m.cpu().numpy().astype("int32"), CELL) for m in (mask, labels))
         page = sheet(
             [[pixels, colourise(truth, palette), overlay(pixels, predicted, palette)]], ["image", "ground truth", "prediction"], CELL
         )

@@ -16,6 +16,9 @@ from torch import Tensor
 IGNORE_INDEX = 255
 """Label of pixels that neither the loss nor the metrics look at."""
 
+WIDE_IGNORE_INDEX = 65535
+"""The same where there are more than 254 classes and masks have 16 bits."""
+
 UNLABELLED = -1
 """Label of pixels whose class is unknown in training and is to be filled by a pseudo label."""
 
@@ -24,6 +27,11 @@ LOGIT_SCALE = 100.0
 
 REMOVED = -100.0
 """Logit of a class that prompt denoising has removed from an image."""
+
+
+def ignore_index(num_classes: int) -> int:
+    """The label of ignored pixels among so many classes: 255, or 65535 for more than 8 bits hold."""
+    return IGNORE_INDEX if num_classes < IGNORE_INDEX else WIDE_IGNORE_INDEX
 
 
 def cosine_logits(features: Tensor, text_embeddings: Tensor) -> Tensor:
@@ -89,7 +97,8 @@ def vote_logits(votes: Tensor, scale: float = LOGIT_SCALE, floor: float = 1e-4) 
     those that were left alone. For the latter the result is their logits again, up to a constant of the position.
     Shares below `floor` count as `floor`.
     """
-    votes = votes.clamp(min=0)
+    best, least = votes.amax(dim=1, keepdim=True), votes.amin(dim=1, keepdim=True)
+    votes = torch.where(best > 0, votes, votes - least).clamp(min=0)  # weights may be negative, and with them all votes
     return (votes / votes.sum(dim=1, keepdim=True).clamp(min=1e-12)).clamp(min=floor).log() / scale
 
 
@@ -108,16 +117,16 @@ def upsample_logits(logits: Tensor, covered: tuple[int, int], image_size: tuple[
     return resize(logits, covered)[..., : image_size[0], : image_size[1]]
 
 
-def pseudo_labels(labels: Tensor, scores: Tensor, classes: Tensor, confidence: float | None = None) -> Tensor:
+def pseudo_labels(labels: Tensor, scores: Tensor, classes: Tensor, confidence: float | None = None, ignored: int = IGNORE_INDEX) -> Tensor:
     """The labels (B, H, W) with every unlabelled pixel filled by its best class among `classes` (section 3.4).
 
     `scores` (B, U, H, W) are in the order of `classes` (U,), the class indices that have no labels. Labelled and ignored
-    pixels stay as they are. Filled pixels whose best score is below `confidence` are ignored.
+    pixels stay as they are. Filled pixels whose best score is below `confidence` become `ignored`.
     """
     best, index = scores.max(dim=1)
     guess = classes.to(index.device)[index]
     if confidence is not None:
-        guess = guess.masked_fill(best < confidence, IGNORE_INDEX)
+        guess = guess.masked_fill(best < confidence, ignored)
     return torch.where(labels == UNLABELLED, guess, labels)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from maskclip.functional import IGNORE_INDEX
+from maskclip.functional import ignore_index
 
 
 @dataclass(frozen=True)
@@ -57,4 +57,4 @@ class Confusion(MulticlassConfusionMatrix):
     """Pixel counts of truth against prediction, int64 (C, C), summed over images and over processes."""
 
     def __init__(self, num_classes: int) -> None:
-        super().__init__(num_classes=num_classes, ignore_index=IGNORE_INDEX, validate_args=False)
+        super().__init__(num_classes=num_classes, ignore_index=ignore_index(num_classes), validate_args=False)

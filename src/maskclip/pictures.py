@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from maskclip.functional import IGNORE_INDEX
+from maskclip.functional import ignore_index
 from maskclip.vocabulary import Palette
 
 INK, PAPER, MARGIN = (35, 35, 40), (255, 255, 255), 8
@@ -15,7 +15,7 @@ INK, PAPER, MARGIN = (35, 35, 40), (255, 255, 255), 8
 
 def colourise(labels: np.ndarray, palette: Palette) -> np.ndarray:
     """Labels (H, W) as colours, (H, W, 3) uint8; ignored pixels are white."""
-    table = np.full((max(256, len(palette)), 3), 255, dtype=np.uint8)
+    table = np.full((ignore_index(len(palette)) + 1, 3), 255, dtype=np.uint8)
     table[: len(palette)] = palette
     return table[labels]
 
@@ -23,8 +23,8 @@ def colourise(labels: np.ndarray, palette: Palette) -> np.ndarray:
 def overlay(image: np.ndarray, labels: np.ndarray, palette: Palette, opacity: float = 0.55) -> np.ndarray:
     """The image (H, W, 3) uint8 with its labels laid over it and thin dark borders between regions."""
     mixed = image * (1 - opacity) + colourise(labels, palette) * opacity
-    if len(palette) <= IGNORE_INDEX:
-        mixed[labels == IGNORE_INDEX] = image[labels == IGNORE_INDEX]
+    ignored = labels == ignore_index(len(palette))
+    mixed[ignored] = image[ignored]
     border = np.zeros(labels.shape, dtype=bool)
     border[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     border[1:] |= labels[1:] != labels[:-1]
@@ -33,7 +33,7 @@ def overlay(image: np.ndarray, labels: np.ndarray, palette: Palette, opacity: fl
 
 
 def magnify(picture: np.ndarray, side: int) -> np.ndarray:
-    """A small picture (H, W, 3) or label map (H, W), uint8, with its longer side at least `side`; labels stay labels."""
+    """A small picture (H, W, 3) or label map (H, W) with its longer side at least `side`; labels stay labels."""
     scale = max(1.0, side / max(picture.shape[:2]))
     size = (round(picture.shape[1] * scale), round(picture.shape[0] * scale))
     way = Image.Resampling.BICUBIC if picture.ndim == 3 else Image.Resampling.NEAREST

@@ -19,7 +19,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from maskclip.clip.loading import weights_sha256
 from maskclip.errors import InputError
 from maskclip.vocabulary import Vocabulary
 
@@ -37,6 +36,9 @@ TEMPLATE_SETS: dict[str, tuple[str, ...]] = {
     "openai": tuple(template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES),
     "simple": ("a photo of a {}.",),
 }
+
+ABOUT = ("architecture", "templates", "visual_sha256", "text_sha256", "logit_scale")
+"""What a file of text embeddings says about where they come from."""
 
 Tokenizer = Callable[..., Tensor]
 
@@ -90,19 +92,21 @@ def cached_embeddings(
     vocabulary: Vocabulary,
     templates: Sequence[str],
     architecture: str,
+    weights: Mapping[str, str],
     cache: Path | None,
 ) -> Tensor:
     """`embed_vocabulary`, kept in the folder `cache` under a key of architecture, weights, words and templates; None: not kept.
 
-    The files are those of `save_text`.
+    `weights` are the `fingerprints` of the model. The files are those of `save_text`.
     """
     if cache is None:
         return embed_vocabulary(model, tokenizer, vocabulary, templates)
-    about = {"architecture": architecture, "weights_sha256": weights_sha256(model), "templates": list(templates)}
+    scale = model.logit_scale.exp().item()
+    about = {"architecture": architecture, **weights, "templates": list(templates), "logit_scale": scale}
     fingerprint = json.dumps({**about, "words": vocabulary.words}, sort_keys=True)
     path = cache / "text" / f"{hashlib.sha256(fingerprint.encode()).hexdigest()}.safetensors"
     if path.is_file():
-        return load_text(path, vocabulary, architecture)
+        return load_text(path, vocabulary, architecture)[0]
     embeddings = embed_vocabulary(model, tokenizer, vocabulary, templates)
     try:
         save_text(path, embeddings, vocabulary, about)
@@ -115,9 +119,9 @@ def save_text(path: Path, embeddings: Tensor, vocabulary: Vocabulary, about: Map
     """Write text embeddings as safetensors; atomic.
 
     Tensor `text_embeddings` (W, D) float32, unit rows. Metadata, as JSON strings: `words` (W of them, in the order of the
-    rows), and of `about` `architecture`, `templates` and `weights_sha256`.
+    rows), and of `about` what `ABOUT` names.
     """
-    metadata = {key: json.dumps(about[key]) for key in ("architecture", "templates", "weights_sha256") if key in about}
+    metadata = {key: json.dumps(about[key]) for key in ABOUT if key in about}
     metadata["words"] = json.dumps([word for words in vocabulary.words for word in words])
     partial = path.with_suffix(f".{getpid()}")  # several processes may write the same entry
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,10 +132,11 @@ def save_text(path: Path, embeddings: Tensor, vocabulary: Vocabulary, about: Map
         partial.unlink(missing_ok=True)
 
 
-def load_text(path: Path, vocabulary: Vocabulary, architecture: str) -> Tensor:
-    """The rows (W, D) for the vocabulary's words from a file of `save_text`, which may hold more words, in any order.
+def load_text(path: Path, vocabulary: Vocabulary, architecture: str, visual_sha256: str | None = None) -> tuple[Tensor, dict[str, Any]]:
+    """The rows (W, D) for the vocabulary's words from a file of `save_text`, and what it says about itself (`ABOUT`).
 
-    Raises `InputError` if the file is missing, not such a file, of another architecture, or lacks a word.
+    The file may hold more words, in any order. Raises `InputError` if it is missing, not such a file, made with another
+    architecture or (`visual_sha256`) other weights, or lacks a word.
     """
     if not path.is_file():
         raise InputError(f"no text embeddings {path} (model.text_embeddings); python src/embed.py writes them")
@@ -143,8 +148,13 @@ def load_text(path: Path, vocabulary: Vocabulary, architecture: str) -> Tensor:
         raise InputError(f"{path} is not a file of text embeddings as python src/embed.py writes them") from cause
     if about.get("architecture", architecture) != architecture:
         raise InputError(f"the text embeddings in {path} are those of {about['architecture']}, not of {architecture}")
+    if visual_sha256 is not None and about.get("visual_sha256", visual_sha256) != visual_sha256:
+        raise InputError(
+            f"the text embeddings in {path} were made with other weights of {architecture} than those that read the images: "
+            "make them with python src/embed.py and the same model.pretrained"
+        )
     place = {word: row for row, word in enumerate(words)}
     wanted = [word for words in vocabulary.words for word in words]
     if missing := [word for word in wanted if word not in place]:
         raise InputError(f"the text embeddings in {path} lack {', '.join(missing[:8])}{' ...' if len(missing) > 8 else ''}")
-    return embeddings[[place[word] for word in wanted]]
+    return embeddings[[place[word] for word in wanted]], about

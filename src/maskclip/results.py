@@ -79,26 +79,29 @@ def write_json(path: Path, content: object) -> None:
     partial.replace(path)
 
 
-def _cells(rows: Sequence[Mapping[str, Any]], first: str) -> list[list[str]]:
+def score_cells(rows: Sequence[Mapping[str, Any]], first: str = "method") -> list[list[str]]:
     """A head and a line for each card: the column `first` and those of `COLUMNS` that any card has."""
     keys = [key for key in COLUMNS if any(row.get(key) is not None for row in rows)]
     head = [first, *(COLUMNS[key] for key in keys)]
     return [head] + [[str(row[first]), *("-" if row.get(key) is None else f"{row[key]:.1f}" for key in keys)] for row in rows]
 
 
-def markdown(rows: Sequence[Mapping[str, Any]], first: str = "method") -> str:
-    """The same table as `table` in Markdown."""
-    head, *lines = _cells(rows, first)
-    rule = ["---", *["--:"] * (len(head) - 1)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *lines))
+def markdown(cells: Sequence[Sequence[str]]) -> str:
+    """Cells, the head first, as a table in Markdown."""
+    rule = ["---", *["--:"] * (len(cells[0]) - 1)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (cells[0], rule, *cells[1:]))
+
+
+def aligned(cells: Sequence[Sequence[str]]) -> str:
+    """Cells, the head first, as a table in plain text."""
+    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
+    lines = ["  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]) for line in cells]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
 def table(rows: Sequence[Mapping[str, Any]], first: str = "method") -> str:
     """A plain-text table of cards: one line each, the columns of `COLUMNS` that any of them has."""
-    cells = _cells(rows, first)
-    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-    lines = ["  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]) for line in cells]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    return aligned(score_cells(rows, first))
 
 
 def class_table(card: Mapping[str, Any], unseen: Sequence[str] = ()) -> str:

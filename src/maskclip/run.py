@@ -19,6 +19,7 @@ from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -218,6 +219,8 @@ def train_student(cfg: DictConfig, output: Path) -> tuple[Card | None, Student]:
     if resume:
         check_resumable(task, resume)
     callbacks = [build(c) for c in cfg.callbacks.values() if c is not None]
+    if not cfg.trainer.enable_progress_bar:
+        callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
     logger = build(cfg.logger) if cfg.logger else False
     trainer = build_trainer(cfg, callbacks=callbacks, logger=logger, plugins=[AtomicCheckpoints()])
     trainer.fit(task, data, ckpt_path=resume)

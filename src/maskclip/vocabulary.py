@@ -10,8 +10,9 @@ from itertools import accumulate
 from pathlib import Path
 
 from maskclip.errors import InputError
+from maskclip.functional import ignore_index
 
-MOST_CLASSES = 65535
+MOST_CLASSES = 65534  # 16 bits, less what is ignored and what is unlabelled
 Palette = tuple[tuple[int, int, int], ...]
 
 
@@ -46,6 +47,8 @@ class Vocabulary:
             raise InputError(f"class names must be words; quote {', '.join(map(str, strangers))}")
         if blank := [i for i, name in enumerate(self.names) if not str(name).strip()]:
             raise InputError(f"class names {blank} are empty (counted from 0)")
+        if padded := [name for name in self.names if name != name.strip()]:
+            raise InputError(f"class names with blanks around them: {', '.join(map(repr, padded))}")
         if len(self.names) > MOST_CLASSES:
             raise InputError(f"{len(self.names)} class names: a 16-bit label map holds at most {MOST_CLASSES}")
         repeated = sorted({name for name in self.names if list(self.names).count(name) > 1})
@@ -54,10 +57,14 @@ class Vocabulary:
         for key, mentioned in (("prompts", self.prompts), ("unseen", self.unseen)):
             if strangers := [name for name in mentioned if name not in self.names]:
                 raise InputError(f"classes.{key} mentions {', '.join(strangers)}, not among the class names: {', '.join(self.names)}")
-        if wordless := [name for name, words in self.prompts.items() if not words or not all(map(str.strip, words))]:
-            raise InputError(f"classes.prompts has no words for {', '.join(wordless)}")
+        for name, given in self.prompts.items():
+            words = [given] if isinstance(given, str) else list(given or ())
+            if not words or not all(isinstance(word, str) and word.strip() for word in words):
+                raise InputError(f"classes.prompts has no words for {name}, or something that is not a word: {given!r}")
         if self.background and self.names[0] != "background":
             raise InputError(f"classes.background=true, but the first class is {self.names[0]!r}, not 'background'")
+        if not self.words:
+            raise InputError("the background alone leaves nothing to look for: name a class besides, or give it words (classes.prompts)")
         if self.palette is not None and len(self.palette) != len(self.names):
             raise InputError(f"the palette has {len(self.palette)} colours for {len(self.names)} classes")
 
@@ -81,7 +88,7 @@ class Vocabulary:
     def words(self) -> list[list[str]]:
         """What the text tower reads for each class that has words (all but a background without)."""
         given = [self.prompts.get(name, name) for name in self.names[self.wordless :]]
-        return [[words] if isinstance(words, str) else list(words) for words in given]
+        return [[words] if isinstance(words, str) else list(dict.fromkeys(words)) for words in given]
 
     @property
     def word_counts(self) -> list[int]:
@@ -99,6 +106,11 @@ class Vocabulary:
         if any(index < 0 for index in chosen):
             raise InputError("the background has no words that MaskCLIP could look for")
         return [row for index in chosen for row in range(ends[index], ends[index + 1])], [counts[index] for index in chosen]
+
+    @property
+    def ignore_index(self) -> int:
+        """The label of pixels that are not looked at: 255, or 65535 where there are more than 254 classes."""
+        return ignore_index(len(self))
 
     @property
     def unseen_indices(self) -> list[int]:
@@ -126,6 +138,12 @@ def read_words(path: Path) -> tuple[list[str], dict[str, list[str]]]:
         ) from None
     except (OSError, UnicodeDecodeError) as cause:
         raise InputError(f"cannot read the class names in {path}: {cause}") from cause
-    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    rows = [[word.strip() for word in row if word.strip()] for row in csv.reader(lines, skipinitialspace=True)]
+    rows = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip() and not line.lstrip().startswith("#"):
+            try:
+                (row,) = csv.reader([line], skipinitialspace=True, strict=True)
+            except csv.Error as cause:
+                raise InputError(f"line {number} of {path} cannot be read ({cause}): {line.strip()}") from cause
+            rows.append([word.strip() for word in row if word.strip()])
     return [row[0] for row in rows if row], {row[0]: row for row in rows if len(row) > 1}

@@ -125,3 +125,71 @@ def broken(files: dict[str, Any], kind: str) -> dict[str, Any]:
 def test_bad_input_is_named(files: dict[str, Any], kind: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         SegmentationDataset(**broken(files, kind))[0]
+
+
+@pytest.fixture
+def holiday(tmp_path: Path) -> Path:
+    """A person's folder: nested, with blanks and umlauts, pictures of all kinds, a broken one, and what is no picture."""
+    root = tmp_path / "my photos"
+    (root / "Übersee" / "day 2").mkdir(parents=True)
+    for place, mode in (("a.jpg", "RGB"), ("b.JPEG", "L"), ("Übersee/c d.png", "RGBA"), ("Übersee/day 2/ä.webp", "RGB"), ("e.tif", "RGB")):
+        Image.new(mode, (8, 6)).save(root / place)
+    (root / "notes.txt").write_text("no picture")
+    (root / "Übersee" / ".a.jpg").write_bytes(b"what a file manager leaves")
+    return root
+
+
+def test_a_folder_of_holiday_photos(holiday: Path) -> None:
+    data = SegmentationDataset(holiday, "{}", num_classes=2, hide="all")
+    assert data.names == ["a.jpg", "b.JPEG", "e.tif", "Übersee/c d.png", "Übersee/day 2/ä.webp"]
+    assert all(sample["image"].shape == (3, 6, 8) and (sample["mask"] == -1).all() for sample in (data[i] for i in range(5)))
+
+
+def test_a_broken_picture_is_named_or_left_out(holiday: Path) -> None:
+    (holiday / "broken.jpg").write_bytes((holiday / "a.jpg").read_bytes()[:100])
+    data = SegmentationDataset(holiday, "{}", num_classes=2)
+    with pytest.raises(InputError, match=r"cannot read the image .*broken.jpg"):
+        data[data.names.index("broken.jpg")]
+    careful = SegmentationDataset(holiday, "{}", num_classes=2, skip_broken=True)
+    assert "broken.jpg" not in careful.names and len(careful) == 5
+    ((path, why),) = careful.broken.items()
+    assert path.name == "broken.jpg" and "broken.jpg" in why
+    for path in holiday.rglob("*.*"):
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match=r"no image in .* can be read, such as cannot read the image"):
+        SegmentationDataset(holiday, "{}", num_classes=2, skip_broken=True)
+
+
+def test_masks_of_pictures_with_any_suffix(holiday: Path) -> None:
+    for name in ("a", "b", "e", "Übersee/c d", "Übersee/day 2/ä"):
+        path = holiday / "masks" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.ones((6, 8), np.uint8)).save(path)
+    data = SegmentationDataset(holiday, "{}", num_classes=2, masks="masks/{}.png")
+    assert len(data) == 5  # the masks are no images
+    assert all((data[i]["mask"] == 1).all() for i in range(5))
+
+
+def test_more_classes_than_eight_bits_hold(files: dict[str, Any]) -> None:
+    wide = np.tile(np.array([0, 254, 255, 458, 65535, 3], dtype=np.uint16), (4, 1))
+    for name in ("a", "b"):
+        Image.fromarray(wide).save(files["root"] / "masks" / f"{name}.png")
+    data = SegmentationDataset(**{**files, "num_classes": 459})
+    assert data[0]["mask"][0].tolist() == [0, 254, 255, 458, 65535, 3]
+    hidden = SegmentationDataset(**{**files, "num_classes": 459, "hide": [254, 458]})
+    assert hidden[0]["mask"][0].tolist() == [0, -1, 255, -1, 65535, 3]
+    cut = SegmentationDataset(**{**files, "num_classes": 459}, transform=lambda image, mask, _: (image[:2], mask[:2]))
+    assert cut[0]["mask"].shape == (2, 6) and cut[0]["mask"][0, 4] == 65535
+    with pytest.raises(InputError, match=r"a.png has labels \[458\], but there are 458 classes .*65535 ignored"):
+        SegmentationDataset(**{**files, "num_classes": 458})[0]
+
+
+def test_corruption_is_that_of_the_image_by_its_name(files: dict[str, Any]) -> None:
+    for name, grey in (("a", 100), ("b", 100)):
+        Image.fromarray(np.full((4, 6, 3), grey, dtype=np.uint8)).save(files["root"] / "images" / f"{name}.png")
+    data = SegmentationDataset(**files, corruption="gaussian_noise", severity=2)
+    assert torch.equal(data[0]["image"], data[0]["image"])
+    assert not torch.equal(data[0]["image"], data[1]["image"])
+    assert torch.equal(data[0]["mask"], SegmentationDataset(**files)[0]["mask"])
+    with pytest.raises(InputError, match=r"severity"):
+        SegmentationDataset(**files, corruption="gaussian_noise", severity=6)

@@ -7,12 +7,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from maskclip import InputError, Vocabulary
 from maskclip.data.datamodule import SegmentationData
+from maskclip.data.dataset import same_size
 from maskclip.data.samplers import EveryNth, NumberedDraws
 from maskclip.data.transforms import TrainTransform
 
@@ -44,46 +44,6 @@ def test_draws_do_not_depend_on_processes_or_restarts() -> None:
     assert next(iter(moving)) == alone[12]
 
 
-def picture() -> tuple[np.ndarray, np.ndarray]:
-    """An image whose red channel is ten times its mask, so that any misalignment shows."""
-    mask = np.random.default_rng(0).integers(0, 20, (40, 60), dtype=np.uint8).repeat(3, 0).repeat(3, 1)
-    image = np.stack([mask * 10, mask, mask], axis=2)
-    return image, mask
-
-
-def test_image_and_mask_stay_aligned_to_the_pixel() -> None:
-    image, mask = picture()
-    for number in range(20):
-        crop, labels = TrainTransform(64, scale=(1.0, 1.0), colour=False)(image, mask, number)
-        assert crop.shape == (64, 64, 3)
-        assert np.array_equal(crop[..., 0], labels * 10)
-
-
-def test_the_number_of_the_draw_decides_the_crop() -> None:
-    image, mask = picture()
-    one, other = TrainTransform(64, seed=1), TrainTransform(64, seed=1)
-    other(image, mask, 5)  # history must not matter
-    first, again = one(image, mask, 9), other(image, mask, 9)
-    assert np.array_equal(first[0], again[0]) and np.array_equal(first[1], again[1])
-    assert not np.array_equal(first[0], one(image, mask, 10)[0])
-    assert not np.array_equal(first[0], TrainTransform(64, seed=2)(image, mask, 9)[0])
-
-
-def test_what_lies_beyond_the_image_is_ignored() -> None:
-    image, mask = picture()
-    crop, labels = TrainTransform(256, scale=(1.0, 1.0), colour=False)(image, mask, 0)
-    assert (labels[120:] == 255).all() and (labels[:, 180:] == 255).all()
-    assert (labels[:120, :180] != 255).all() and (crop[120:] == 0).all()
-
-
-@pytest.mark.parametrize(("side", "expected"), [("short", (64, 96)), ("long", (43, 64))])
-def test_first_size(side: str, expected: tuple[int, int]) -> None:
-    image, mask = np.zeros((40, 60, 3), np.uint8), np.zeros((40, 60), np.uint8)
-    _, labels = TrainTransform(128, size=64, side=side, scale=(1.0, 1.0), colour=False)(image, mask, 0)
-    rows, columns = (labels != 255).any(1).sum(), (labels != 255).any(0).sum()
-    assert (rows, columns) == expected
-
-
 def module(root: Path, classes: Vocabulary, **options: Any) -> SegmentationData:
     files = {
         "images": "JPEGImages/{}.jpg",
@@ -107,7 +67,7 @@ def test_hidden_labels_never_leave_the_training_set(textures_root: Path, texture
         assert not values & unseen and -1 in values
     if labels == "all":
         assert values & unseen and -1 not in values
-    shown = {v for batch in data.val_dataloader() for v in batch["mask"].unique().tolist()}
+    shown = {v for samples in data.val_dataloader() for sample in samples for v in sample["mask"].unique().tolist()}
     assert shown & unseen and -1 not in shown
 
 
@@ -128,8 +88,10 @@ def test_bad_settings(textures_root: Path, texture_classes: Vocabulary) -> None:
         module(textures_root, texture_classes, masks=None)
     with pytest.raises(InputError, match="BatchNorm needs two"):
         module(textures_root, texture_classes, batch_size=1).train_dataloader()
-    with pytest.raises(InputError, match=r"data.augmentation.side='tall'"):
-        TrainTransform(64, side="tall")
+    with pytest.raises(InputError, match=r"data.augmentation: crop=0"):
+        TrainTransform(0)
+    with pytest.raises(InputError, match=r"data.corruption='fog'"):
+        module(textures_root, texture_classes, corruption="fog").val_dataloader()
 
 
 def test_an_error_of_a_worker_is_the_sentence_alone(textures_root: Path, texture_classes: Vocabulary) -> None:
@@ -144,3 +106,38 @@ def test_without_masks_there_is_nothing_to_validate(textures_root: Path, texture
     data = module(textures_root, texture_classes, masks=None, labels="none", batch_size=4)
     assert data.val_dataloader() == []
     assert (next(iter(data.train_dataloader()))["mask"] <= 255).all()
+
+
+def test_evaluation_in_lists_of_images_of_any_size(textures_root: Path, texture_classes: Vocabulary) -> None:
+    alone = [sample for samples in module(textures_root, texture_classes).val_dataloader() for sample in samples]
+    lists = list(module(textures_root, texture_classes, eval_batch=3).val_dataloader())
+    assert [len(samples) for samples in lists] == [3, 2]
+    assert [sample["name"] for samples in lists for sample in samples] == [sample["name"] for sample in alone]
+    together = [batch for samples in lists for batch in same_size(samples)]
+    assert sum(len(batch["name"]) for batch in together) == len(alone)
+    for batch in together:
+        assert batch["image"].shape[0] == batch["mask"].shape[0] == len(batch["name"])
+        for name, image, mask in zip(batch["name"], batch["image"], batch["mask"], strict=True):
+            (own,) = (sample for sample in alone if sample["name"] == name)
+            assert torch.equal(image, own["image"]) and torch.equal(mask, own["mask"])
+
+
+def test_images_of_the_same_size_go_together() -> None:
+    def sample(name: str, height: int) -> Any:
+        return {"image": torch.full((3, height, 4), len(name)), "mask": torch.zeros(height, 4), "name": name}
+
+    batches = list(same_size([sample("a", 5), sample("bb", 6), sample("ccc", 5)]))
+    assert [batch["name"] for batch in batches] == [["a", "ccc"], ["bb"]]
+    assert batches[0]["image"].shape == (2, 3, 5, 4) and batches[0]["image"][1, 0, 0, 0] == 3
+
+
+def test_only_the_images_of_evaluation_are_spoiled(textures_root: Path, texture_classes: Vocabulary) -> None:
+    clean = module(textures_root, texture_classes, batch_size=4)
+    spoiled = module(textures_root, texture_classes, batch_size=4, corruption="gaussian_noise", severity=3)
+    (one,), (other,) = (next(iter(data.val_dataloader())) for data in (clean, spoiled))
+    assert torch.equal(one["mask"], other["mask"])
+    difference = (one["image"].float() - other["image"].float()).abs().mean()
+    assert 15 < difference < 60  # sigma is 0.18 of 255
+    again = next(iter(module(textures_root, texture_classes, corruption="gaussian_noise", severity=3).val_dataloader()))[0]
+    assert torch.equal(other["image"], again["image"])
+    assert torch.equal(*(next(iter(data.train_dataloader()))["image"] for data in (clean, spoiled)))

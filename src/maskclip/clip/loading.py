@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import pickle
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,20 +19,22 @@ from open_clip.model import CLIP, convert_to_custom_text_state_dict
 from torch import nn
 
 from maskclip.clip import tiny
-from maskclip.clip.weights import State, read_state_dict
+from maskclip.clip.weights import State, is_torchscript, read_state_dict
 from maskclip.errors import InputError
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence open_clip, which tells on the root logger what it did not load: the caller loads it, or says so in an error."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.CRITICAL)
+    loggers = [logging.getLogger(), logging.getLogger("huggingface_hub")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        root.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _missing(architecture: str, pretrained: str) -> InputError:
@@ -61,15 +65,38 @@ def load_clip(architecture: str, pretrained: str | None, with_text: bool = True)
     if pretrained is None:
         return create(architecture, with_text).eval()
     if Path(pretrained).is_file():
-        state = read_state_dict(Path(pretrained))
-        return _filled(create(architecture, with_text), state, f"the weights in {pretrained} for {architecture}", with_text).eval()
-    return _load_tag(architecture, pretrained).eval()
+        return _load_file(architecture, Path(pretrained), with_text).eval()
+    return _load_tag(architecture, pretrained, with_text).eval()
+
+
+def _load_file(architecture: str, path: Path, with_text: bool) -> CLIP:
+    openai = is_torchscript(path)
+    if openai:
+        _check_activation(architecture, str(path), quick=True)
+    elif len(_normalisations(architecture)) > 1:
+        warnings.warn(
+            f"{path} does not say how {architecture} was trained to see colours: OpenAI's mean and standard deviation are taken "
+            "(model.normalisation=half, imagenet or none where that is wrong)",
+            stacklevel=3,
+        )
+    model = create(architecture, with_text)
+    if openai:
+        model.visual.image_mean, model.visual.image_std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+    return _filled(model, read_state_dict(path), f"the weights in {path} for {architecture}", with_text)
+
+
+def _check_activation(architecture: str, weights: str, quick: bool) -> None:
+    if quick and not open_clip.get_model_config(architecture).get("quick_gelu"):  # open_clip only warns
+        raise InputError(
+            f"the weights {weights!r} were trained with QuickGELU, {architecture} computes GELU: "
+            f"use model.architecture={architecture}-quickgelu"
+        )
 
 
 def create(architecture: str, with_text: bool = True) -> CLIP:
     """A CLIP with random weights. Without `with_text` its text tower is a toy, so that nothing has to be built for it.
 
-    Mean and standard deviation of the image tower are those that all pretrained weights of the architecture share.
+    Mean and standard deviation of the image tower are those that all pretrained weights of the architecture share, else OpenAI's.
     """
     try:
         with _quiet():
@@ -88,13 +115,20 @@ def _without_text(architecture: str) -> dict[str, Any]:
 
 def normalisation_of(architecture: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of RGB in 0..1 for an architecture: OpenAI's unless all its pretrained weights have others."""
-    tags = [open_clip.get_pretrained_cfg(architecture, tag) for tag in open_clip.list_pretrained_tags_by_model(architecture)]
-    known = {(tuple(tag["mean"]), tuple(tag["std"])) for tag in tags if tag.get("mean") and tag.get("std")}
+    known = _normalisations(architecture)
     return known.pop() if len(known) == 1 else (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
 
 
+def _normalisations(architecture: str) -> set[tuple[tuple[float, ...], tuple[float, ...]]]:
+    tags = [open_clip.get_pretrained_cfg(architecture, tag) for tag in open_clip.list_pretrained_tags_by_model(architecture)]
+    return {(tuple(tag["mean"]), tuple(tag["std"])) for tag in tags if tag.get("mean") and tag.get("std")}
+
+
 def _filled(model: CLIP, state: State, what: str, with_text: bool = True) -> CLIP:
-    """The model with its weights from a state dict. Raises `InputError` that says what does not fit."""
+    """The model with its weights from a state dict; `logit_scale` is NaN where a state without text tower lacks it.
+
+    Raises `InputError` that says what does not fit.
+    """
     if "text.positional_embedding" in model.state_dict():
         state = convert_to_custom_text_state_dict(state)
     needed = {name for name in model.state_dict() if with_text or name.startswith("visual.")}
@@ -105,7 +139,7 @@ def _filled(model: CLIP, state: State, what: str, with_text: bool = True) -> CLI
     problems = [
         f"{what_is_wrong} {sorted(names)[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
         for what_is_wrong, names in (
-            ("lacks", needed - set(given) - {"logit_scale"}),
+            ("lacks", needed - set(given)),
             ("has besides", set(given) - set(shapes)),
             ("has another shape for", {name for name in given if name in shapes and given[name].shape != shapes[name]}),
         )
@@ -114,28 +148,33 @@ def _filled(model: CLIP, state: State, what: str, with_text: bool = True) -> CLI
     if problems:
         raise InputError(f"{what} do not fit: the file {', '.join(problems)}")
     model.load_state_dict(given, strict=False)
+    if "logit_scale" not in given:
+        torch.nn.init.constant_(model.logit_scale, math.nan)
     return model
 
 
-def _load_tag(architecture: str, pretrained: str) -> CLIP:
+def _load_tag(architecture: str, pretrained: str, with_text: bool) -> CLIP:
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if pretrained not in tags:
         raise InputError(
             f"{architecture} has no weights {pretrained!r}: no such file, and open_clip's tags are {', '.join(tags) or 'none'}"
         )
-    quick = (open_clip.get_pretrained_cfg(architecture, pretrained) or {}).get("quick_gelu")
-    if quick and not open_clip.get_model_config(architecture).get("quick_gelu"):  # open_clip only warns
-        raise InputError(
-            f"the weights {pretrained!r} were trained with QuickGELU, {architecture} computes GELU: "
-            f"use model.architecture={architecture}-quickgelu"
-        )
+    source = open_clip.get_pretrained_cfg(architecture, pretrained) or {}
+    _check_activation(architecture, pretrained, bool(source.get("quick_gelu")))
     try:
         with _quiet():
+            if not with_text:
+                state = read_state_dict(Path(open_clip.download_pretrained(source)))
+                model = _filled(create(architecture, with_text), state, f"the weights {pretrained!r} of {architecture}", with_text)
+                model.visual.image_mean, model.visual.image_std = source["mean"], source["std"]
+                return model
             return open_clip.create_model(architecture, pretrained=pretrained, weights_only=True)
     except OSError as cause:  # no network, hub offline, broken download
         raise _missing(architecture, pretrained) from cause
     except (pickle.UnpicklingError, ImportError) as cause:
         raise InputError(f"the weights {pretrained!r} of {architecture} cannot be loaded: {cause}") from cause
+    except InputError:
+        raise
     except Exception as cause:
         if "download" in str(cause).lower() or "connect" in str(cause).lower():
             raise _missing(architecture, pretrained) from cause
@@ -155,10 +194,20 @@ def load_tokenizer(architecture: str) -> Any:
         ) from cause
 
 
-def weights_sha256(model: nn.Module) -> str:
-    """A fingerprint of all weights: SHA-256 over names and float32 bytes in order of the names."""
+def fingerprints(model: CLIP) -> dict[str, str]:
+    """`visual_sha256` of the image tower and `text_sha256` of all the rest of a CLIP."""
+    return {"visual_sha256": weights_sha256(model.visual), "text_sha256": weights_sha256(model, without="visual.")}
+
+
+def weights_sha256(model: nn.Module, without: str | None = None) -> str:
+    """A fingerprint of all weights: SHA-256 over names and float32 bytes in order of the names.
+
+    Weights whose names begin with `without` do not count.
+    """
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
+        if without is not None and name.startswith(without):
+            continue
         digest.update(name.encode())
         digest.update(value.detach().cpu().to(torch.float32).contiguous().numpy())
     return digest.hexdigest()

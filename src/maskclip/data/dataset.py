@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
-from maskclip.data.images import read_image, read_mask
+from maskclip.data.corruptions import corrupt
+from maskclip.data.images import IMAGE_SUFFIXES, broken_images, read_image, read_mask
 from maskclip.errors import InputError
-from maskclip.functional import IGNORE_INDEX, UNLABELLED
-
-HIDDEN = 254
-"""What stands for UNLABELLED while a mask is still uint8, on its way through the transforms."""
-
-MOST_CLASSES = 254
+from maskclip.functional import IGNORE_INDEX, UNLABELLED, ignore_index
 
 Transform = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
@@ -41,9 +37,13 @@ class Draw(NamedTuple):
 class SegmentationDataset(Dataset[Sample]):
     """Images and index masks under `root`, named by patterns with one {} each.
 
-    `split` is a text file of names, one a line; None takes every image that fits the pattern. `masks` None: no labels.
-    `reduce_zero_label`: 0 in the files is ignored and the classes start at 1, as in ADE20K. `hide` says which labels the
-    learner may not see: class indices, "all" (not even what is ignored), or "valid" (all but what is ignored).
+    An images pattern that ends in {} takes every picture there, whatever its suffix, subfolders included; the name of
+    its mask is then that of the picture without suffix. `split` is a text file of names, one a line; None takes every
+    image that fits the pattern. `masks` None: no labels. `reduce_zero_label`: 0 in the files is ignored and the classes start
+    at 1, as in ADE20K. `hide` says which labels the learner may not see: class indices, "all" (not even what is
+    ignored), or "valid" (all but what is ignored). `skip_broken` reads all pictures beforehand and leaves out those that
+    cannot be read (`broken` lists why). `corruption` and `severity`: see `corruptions.py`.
+    In files 255 is ignored; where there are more than 254 classes, files are 16-bit and 65535 is (`ignore_index`).
     Raises `InputError` for a missing root or split, an empty folder, a file that is not there or a label out of range.
     """
 
@@ -57,16 +57,19 @@ class SegmentationDataset(Dataset[Sample]):
         reduce_zero_label: bool = False,
         hide: Sequence[int] | Literal["all", "valid"] = (),
         transform: Transform | None = None,
+        skip_broken: bool = False,
+        corruption: str | None = None,
+        severity: int = 1,
+        seed: int = 0,
         source: str = "",
     ) -> None:
         self.root = Path(root)
         self.images, self.masks = images, masks
         self.num_classes, self.reduce_zero_label = num_classes, reduce_zero_label
-        if num_classes > MOST_CLASSES:
-            raise InputError(
-                f"{num_classes} classes: data sets here have 8-bit masks, which hold {MOST_CLASSES} besides what is ignored and what is "
-                "unlabelled. src/segment.py labels with any number of classes"
-            )
+        self.ignore_index = ignore_index(num_classes)
+        self.corruption, self.severity, self.seed = corruption, severity, seed
+        if corruption is not None:
+            corrupt(np.zeros((8, 8, 3), np.uint8), corruption, severity, "")  # an unknown kind is said now
         if isinstance(hide, str) and hide not in ("all", "valid"):
             raise InputError(f"hide={hide!r}: give class indices, 'all' or 'valid'")
         for key, pattern in (("images", images), ("masks", masks)):
@@ -77,23 +80,45 @@ class SegmentationDataset(Dataset[Sample]):
         if not self.root.is_dir():
             raise InputError(f"no data in {self.root} (data.root). {source}".strip())
         self.names = self._names(split, source)
+        self.broken = broken_images([self.image_path(name) for name in self.names]) if skip_broken else {}
+        self.names = [name for name in self.names if self.image_path(name) not in self.broken]
+        if not self.names:
+            raise InputError(f"no image in {self.root} can be read, such as {next(iter(self.broken.values()))}")
+
+    def image_path(self, name: str) -> Path:
+        """Where an image lies."""
+        return self.root / self.images.replace("{}", name)
+
+    def mask_path(self, name: str) -> Path:
+        """Where the mask of an image lies. Raises `InputError` if the data set has none."""
+        if self.masks is None:
+            raise InputError("this data set has no masks (data.masks)")
+        bare = str(Path(name).with_suffix("")) if self.images.endswith("{}") else name
+        return self.root / self.masks.replace("{}", bare)
 
     def _names(self, split: str | None, source: str) -> list[str]:
         if split is not None:
             path = self.root / split
             if not path.is_file():
                 raise InputError(f"no split file {path}. {source}".strip())
-            names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+            names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         else:
-            before, after = self.images.split("{}")
-            folder = self.root / before.rpartition("/")[0]
-            found = (p.relative_to(self.root).as_posix() for p in folder.rglob("*") if p.is_file())
-            fits = (path for path in found if path.startswith(before) and path.endswith(after))
-            names = sorted(name[len(before) : len(name) - len(after)] for name in fits)
+            names = self._found()
         if not names:
             where = self.root / split if split is not None else self.root / self.images
             raise InputError(f"no images: {where} {'is empty' if split is not None else 'fits no file (data.images)'}")
         return names
+
+    def _found(self) -> list[str]:
+        """The names of all files that fit the pattern of images and not that of masks."""
+        before, after = self.images.split("{}")
+        folder = self.root / before.rpartition("/")[0]
+        found = sorted(p.relative_to(self.root).as_posix() for p in folder.rglob("*") if p.is_file())
+        if not after:
+            found = [path for path in found if Path(path).suffix.lower() in IMAGE_SUFFIXES and not Path(path).name.startswith(".")]
+        names = [path[len(before) : len(path) - len(after)] for path in found if path.startswith(before) and path.endswith(after)]
+        start, end = (self.masks or "\0{}").split("{}")
+        return [name for name in names if not (start and self.images.replace("{}", name).startswith(start) and name.endswith(end))]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -101,32 +126,56 @@ class SegmentationDataset(Dataset[Sample]):
     def __getitem__(self, draw: int | Draw) -> Sample:
         index, number = (draw.image, draw.number) if isinstance(draw, Draw) else (draw, draw)
         name = self.names[index]
-        image = read_image(self.root / self.images.format(name))
+        image = read_image(self.image_path(name))
+        if self.corruption is not None:
+            image = corrupt(image, self.corruption, self.severity, name, self.seed)
         mask = self._mask(name, image.shape[:2])
         if self.transform is not None:
             image, mask = self.transform(image, mask, number)
         labels = torch.from_numpy(mask.astype(np.int64))
         return {
             "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
-            "mask": labels.masked_fill_(labels == HIDDEN, UNLABELLED),
+            "mask": labels.masked_fill_(labels == self.hidden, UNLABELLED),
             "name": name,
         }
 
+    @property
+    def hidden(self) -> int:
+        """What stands for UNLABELLED while a mask is still unsigned, on its way through the transforms."""
+        return self.ignore_index - 1
+
     def _mask(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """Labels (H, W) uint8 with HIDDEN where the learner may not look."""
+        """Labels (H, W) uint8 (uint16 where there are more than 254 classes), `hidden` where the learner may not look."""
+        dtype = np.uint8 if self.ignore_index == IGNORE_INDEX else np.uint16
         if self.masks is None or self.hide == "all":
-            return np.full(shape, HIDDEN if self.hide else IGNORE_INDEX, dtype=np.uint8)
-        path = self.root / self.masks.format(name)
-        labels = read_mask(path)
+            return np.full(shape, self.hidden if self.hide else self.ignore_index, dtype=dtype)
+        labels = self.labels(name)
         if labels.shape != shape:
+            path = self.mask_path(name)
             raise InputError(f"{path} is {labels.shape[1]} x {labels.shape[0]} pixels, its image {name} {shape[1]} x {shape[0]}")
+        valid = labels != self.ignore_index
+        hidden = valid if isinstance(self.hide, str) else np.isin(labels, list(self.hide))
+        return np.where(hidden, self.hidden, labels).astype(dtype)
+
+    def labels(self, name: str) -> np.ndarray:
+        """The class indices (H, W) int32 of an image's mask, checked. Raises `InputError` for labels that are no class."""
+        path = self.mask_path(name)
+        labels = read_mask(path)
         if self.reduce_zero_label:
-            labels = np.where((labels == 0) | (labels == IGNORE_INDEX), IGNORE_INDEX, labels - 1)
-        valid = labels != IGNORE_INDEX
-        strangers = np.unique(labels[valid & ((labels < 0) | (labels >= self.num_classes))])
+            labels = np.where((labels == 0) | (labels == self.ignore_index), self.ignore_index, labels - 1)
+        strangers = np.unique(labels[(labels != self.ignore_index) & ((labels < 0) | (labels >= self.num_classes))])
         if strangers.size:
             raise InputError(
-                f"{path} has labels {strangers.tolist()}, but there are {self.num_classes} classes (0..{self.num_classes - 1}, 255 ignored)"
+                f"{path} has labels {strangers.tolist()}, but there are {self.num_classes} classes "
+                f"(0..{self.num_classes - 1}, {self.ignore_index} ignored): see data.reduce_zero_label and classes"
             )
-        hidden = valid if isinstance(self.hide, str) else np.isin(labels, list(self.hide))
-        return np.where(hidden, HIDDEN, labels).astype(np.uint8)
+        return labels
+
+
+def same_size(samples: Sequence[Sample]) -> Iterator[Sample]:
+    """Batches of those samples that have the same size, `image` (B, 3, H, W) and `mask` (B, H, W), `name` a list."""
+    groups: dict[tuple[int, ...], list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault(tuple(sample["image"].shape), []).append(sample)
+    for group in groups.values():
+        yield default_collate(group)

@@ -14,13 +14,13 @@ from open_clip.model import CLIP
 from PIL import Image
 from torch import Tensor
 
-from maskclip.clip import STRATEGIES, DenseCLIP, Frozen, Proxy, load_clip, tiny, weights_sha256
-from maskclip.clip.loading import cache_root, load_tokenizer
+from maskclip.clip import STRATEGIES, DenseCLIP, Frozen, Proxy, load_clip, tiny
+from maskclip.clip.loading import cache_root, fingerprints, load_tokenizer
 from maskclip.errors import InputError
 from maskclip.functional import LOGIT_SCALE, REMOVED, best_word, cosine_logits, key_smoothing, prompt_denoising, vote_logits
 from maskclip.inference import Protocol, predict_image
 from maskclip.models.released import Released, alter_tower
-from maskclip.prompts import cached_embeddings, load_text, resolve_templates, save_text
+from maskclip.prompts import ABOUT, cached_embeddings, load_text, resolve_templates, save_text
 from maskclip.vocabulary import Vocabulary
 
 NEVER = 2 * REMOVED
@@ -54,12 +54,7 @@ class MaskCLIP(Frozen):
         provenance: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        thresholds = {"key_smoothing": key_smoothing, "prompt_denoising": prompt_denoising, "background_threshold": background_threshold}
-        for name, threshold in thresholds.items():
-            if threshold is not None and (not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1):
-                raise InputError(f"{name}={threshold} is not a probability between 0 and 1 (null switches it off)")
-        if background_threshold is not None and not vocabulary.background:
-            raise InputError("background_threshold needs a vocabulary with a background, such as classes=voc21 or classes.background=true")
+        check_thresholds(vocabulary, key_smoothing, prompt_denoising, background_threshold, released)
         if len(text_embeddings) != sum(vocabulary.word_counts):
             raise InputError(f"{len(text_embeddings)} text embeddings for {sum(vocabulary.word_counts)} words")
         self.clip = clip
@@ -92,45 +87,42 @@ class MaskCLIP(Frozen):
         """A MaskCLIP for a list of words (or a `Vocabulary`) from an open_clip model.
 
         `logit_scale` and `normalisation` None take what the CLIP was trained with. `proxy` is the timm model that
-        `strategy="proxyclip"` needs. `text_embeddings` is a file of `save_text`, read instead of running the text tower.
-        Text embeddings that are computed are kept in the folder `cache` ("default": $MASKCLIP_CACHE or
-        ~/.cache/maskclip; None: not kept). Raises `InputError` for bad words, unknown models and weights out of reach.
+        `strategy="proxyclip"` needs. `text_embeddings` is a file of `save_text`, read instead of running the text tower:
+        its templates count, not those given here. Text embeddings that are computed are kept in the folder `cache`
+        ("default": $MASKCLIP_CACHE or ~/.cache/maskclip; None: not kept).
+        Raises `InputError` for bad words, unknown models and weights out of reach.
         """
-        vocabulary = Vocabulary.of(classes)
-        sentences = resolve_templates(templates)
-        differences = released if isinstance(released, Released) else Released(**(released or {}))
+        vocabulary, sentences, habits = Vocabulary.of(classes), resolve_templates(templates), Released.of(released)
+        check_thresholds(vocabulary, key_smoothing, prompt_denoising, background_threshold, habits)
+        if strategy not in STRATEGIES:
+            raise InputError(f"unknown strategy {strategy!r}; choose one of {', '.join(STRATEGIES)}")
         model = load_clip(architecture, pretrained, with_text=text_embeddings is None)
-        fingerprint = weights_sha256(model.visual)
-        if text_embeddings is not None:
-            embeddings = load_text(Path(text_embeddings), vocabulary, architecture)
-        else:
-            folder = cache_root() if cache == "default" else None if cache is None else Path(cache)
-            embeddings = _embed(model, architecture, vocabulary, sentences, folder)
-        alter_tower(model.visual, differences)
+        about: dict[str, Any] = {"architecture": architecture, "pretrained": pretrained, "strategy": strategy, **fingerprints(model)}
+        alter_tower(model.visual, habits)
         dense = DenseCLIP(
             model.visual,
             strategy,
-            "imagenet" if differences.imagenet_normalisation else normalisation,
-            Proxy(proxy) if proxy is not None and STRATEGIES[strategy].needs_proxy else None,
-            differences.projected_keys,
-        )
+            normalisation="imagenet" if habits.imagenet_normalisation else normalisation,
+            proxy=Proxy(proxy) if proxy is not None and STRATEGIES[strategy].needs_proxy else None,
+            projected_keys=habits.projected_keys,
+        )  # before the words are read, which takes longer: what does not fit is said at once
+        if text_embeddings is not None:
+            embeddings, made = load_text(Path(text_embeddings), vocabulary, architecture, about["visual_sha256"])
+            about |= {key: value for key, value in made.items() if key in ABOUT}
+        else:
+            folder = cache_root() if cache == "default" else None if cache is None else Path(cache)
+            embeddings = _embed(model, vocabulary, sentences, about, None if pretrained is None else folder)
+            about |= {"templates": list(sentences), "logit_scale": model.logit_scale.exp().item()}
         return cls(
             dense,
             vocabulary,
             embeddings,
-            key_smoothing,
-            prompt_denoising,
-            model.logit_scale.exp().item() if logit_scale is None else logit_scale,
-            background_threshold,
-            differences,
-            {
-                "architecture": architecture,
-                "pretrained": pretrained,
-                "strategy": strategy,
-                "templates": templates if isinstance(templates, str) else list(sentences),
-                "released": differences.names,
-                "weights_sha256": fingerprint,
-            },
+            key_smoothing=key_smoothing,
+            prompt_denoising=prompt_denoising,
+            logit_scale=about["logit_scale"] if logit_scale is None else logit_scale,
+            background_threshold=background_threshold,
+            released=habits,
+            provenance={**about, "proxy": proxy if dense.needs_proxy else None, "released": habits.names},
         )
 
     @property
@@ -143,8 +135,8 @@ class MaskCLIP(Frozen):
 
     @property
     def weights_sha256(self) -> str | None:
-        """A fingerprint of CLIP's weights; None if this was not made by `build`."""
-        return self.provenance.get("weights_sha256")
+        """A fingerprint of the image tower's weights; None if this was not made by `build`."""
+        return self.provenance.get("visual_sha256")
 
     @property
     def embedding_dim(self) -> int:
@@ -179,10 +171,10 @@ class MaskCLIP(Frozen):
 
     def decide(self, logits: Tensor) -> Tensor:
         """The label of every pixel, (B, H, W), from logits (B, C, H, W) at the size at which labels are wanted."""
-        if self.released.softmax:
-            logits = logits.softmax(dim=1)
-        best, labels = logits.max(dim=1)
+        best, labels = (logits.softmax(dim=1) if self.released.softmax else logits).max(dim=1)
         if self.background_threshold is not None:
+            if self.released.softmax:
+                best = logits.amax(dim=1)
             probability = (self.logit_scale * best - torch.logsumexp(self.logit_scale * logits, dim=1)).exp()
             labels = labels.masked_fill(probability < self.background_threshold, 0)
         return labels
@@ -196,11 +188,35 @@ class MaskCLIP(Frozen):
         return predict_image(self, image, Protocol(short_side=short_side, long_side=long_side))
 
 
-def _embed(model: CLIP, architecture: str, vocabulary: Vocabulary, sentences: Sequence[str], cache: Path | None) -> Tensor:
+def check_thresholds(
+    vocabulary: Vocabulary,
+    key_smoothing: float | None,
+    prompt_denoising: float | None,
+    background_threshold: float | None,
+    released: Released | None,
+) -> None:
+    """Raise `InputError` if a threshold is no probability, or there is nothing that it could be compared with."""
+    thresholds = {"key_smoothing": key_smoothing, "prompt_denoising": prompt_denoising, "background_threshold": background_threshold}
+    for name, threshold in thresholds.items():
+        if threshold is not None and (not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1):
+            raise InputError(f"{name}={threshold} is not a probability between 0 and 1 (null switches it off)")
+    if background_threshold is None:
+        return
+    if not vocabulary.background:
+        raise InputError("background_threshold needs a vocabulary with a background, such as classes=voc21 or classes.background=true")
+    if len(vocabulary.words) < 2:
+        raise InputError("background_threshold needs two classes with words: among one, every pixel has probability 1")
+    if released is not None and released.raw_votes and key_smoothing is not None:
+        raise InputError("background_threshold needs probabilities, and model.released.raw_votes leaves none: give up one of the two")
+
+
+def _embed(model: CLIP, vocabulary: Vocabulary, sentences: Sequence[str], about: Mapping[str, Any], cache: Path | None) -> Tensor:
+    architecture = about["architecture"]
     tokenizer = load_tokenizer(architecture)
     if architecture == tiny.ARCHITECTURE:
         _warn_of_unknown_words(model, tokenizer, vocabulary)
-    return cached_embeddings(model, tokenizer, vocabulary, sentences, architecture, cache)
+    weights = {key: about[key] for key in ("visual_sha256", "text_sha256")}
+    return cached_embeddings(model, tokenizer, vocabulary, sentences, architecture, weights, cache)
 
 
 def _warn_of_unknown_words(model: CLIP, tokenizer: open_clip.SimpleTokenizer, vocabulary: Vocabulary) -> None:

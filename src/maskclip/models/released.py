@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 
 from torch import nn
 
@@ -37,6 +38,16 @@ class Released:
     softmax: bool = False
     """A softmax over cosines before the argmax: rounding makes neighbours tie, and the first class wins ties."""
 
+    @classmethod
+    def of(cls, habits: Released | Mapping[str, bool] | None) -> Released:
+        """The habits themselves, or those of a mapping. Raises `InputError` for a name that is none."""
+        if isinstance(habits, Released):
+            return habits
+        known = [field.name for field in fields(cls)]
+        if strangers := [name for name in habits or {} if name not in known]:
+            raise InputError(f"model.released has no {', '.join(strangers)}; there are {', '.join(known)}")
+        return cls(**(habits or {}))
+
     @property
     def names(self) -> list[str]:
         """The differences that are on."""
@@ -46,13 +57,13 @@ class Released:
 def alter_tower(tower: nn.Module, released: Released) -> None:
     """Give an image tower that was just built the activation and the LayerNorm of the released code, as asked for.
 
-    Raises `InputError` if the tower has no such part: the released code does this to ViTs only.
+    Raises `InputError` if the tower has no such part, or no output projection of keys: the released code does this to ViTs only.
     """
-    wanted = {"exact_gelu": released.exact_gelu, "layer_norm_eps": released.layer_norm_eps}
+    wanted = {name: getattr(released, name) for name in ("exact_gelu", "layer_norm_eps", "projected_keys")}
     if not any(wanted.values()):
         return
     blocks = getattr(getattr(tower, "transformer", None), "resblocks", None)
-    if blocks is None:
+    if blocks is None or getattr(tower, "attn_pool", None) is not None:
         asked = " and ".join(f"model.released.{name}" for name, on in wanted.items() if on)
         raise InputError(f"{asked} is for CLIP's ViTs; {type(tower).__name__} has no such part")
     if released.exact_gelu:

@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 from torch import Tensor
 from torchmetrics import SumMetric
 
-from maskclip.data.dataset import Sample
+from maskclip.data.dataset import Sample, same_size
 from maskclip.inference import Protocol, Segmenter, predict_labels
 from maskclip.metrics import Confusion
 
@@ -24,12 +24,15 @@ class Evaluation(pl.LightningModule):
         self.counts: Tensor | None = None
         self.images = 0
 
-    def test_step(self, batch: Sample, _: int) -> Tensor:
-        """Labels (B, H, W) uint8 of a batch."""
-        labels = predict_labels(self.model, batch["image"], self.protocol)
-        self.confusion.update(labels, batch["mask"])
-        self.seen.update(len(labels))
-        return labels
+    def test_step(self, samples: list[Sample], _: int) -> dict[str, Tensor]:
+        """Labels (H, W) of each image by its name; images of the same size go through the network together."""
+        found: dict[str, Tensor] = {}
+        for batch in same_size(samples):
+            labels = predict_labels(self.model, batch["image"], self.protocol)
+            self.confusion.update(labels, batch["mask"])
+            found |= zip(batch["name"], labels, strict=True)
+        self.seen.update(len(samples))
+        return found
 
     def on_test_epoch_end(self) -> None:
         self.counts = self.confusion.compute().cpu()

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from maskclip.data.dataset import Sample
+from maskclip.data.dataset import Sample, same_size
 from maskclip.errors import InputError
-from maskclip.functional import IGNORE_INDEX, UNLABELLED, pseudo_labels, upsample_logits
+from maskclip.functional import UNLABELLED, pseudo_labels, upsample_logits
 from maskclip.inference import Protocol, predict_labels
 from maskclip.metrics import Confusion, scores
 from maskclip.models import MaskCLIP, Student
@@ -99,8 +99,9 @@ class MaskCLIPPlus(pl.LightningModule):
         size = (image.shape[-2], image.shape[-1])
         logits = upsample_logits(coarse, self.student.covered_size(*size), size)
         labels = self.fill(given, image, logits) if len(self.unlabelled) else given
-        total = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE_INDEX, reduction="sum")
-        loss = total / (labels != IGNORE_INDEX).sum().clamp(min=1)  # a crop may hold nothing but ignored pixels
+        ignored = self.student.vocabulary.ignore_index
+        total = F.cross_entropy(logits.float(), labels, ignore_index=ignored, reduction="sum")
+        loss = total / (labels != ignored).sum().clamp(min=1)  # a crop may hold nothing but ignored pixels
         filled = (given == UNLABELLED).float().mean()
         self.log_dict({"train/loss": loss, "train/pseudo_labelled": filled, "train/guided": float(self.is_guided)}, prog_bar=True)
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
@@ -115,7 +116,7 @@ class MaskCLIPPlus(pl.LightningModule):
         nameable = self.unlabelled[self.unlabelled >= teacher.vocabulary.wordless]
         size = (image.shape[-2], image.shape[-1])
         guesses = upsample_logits(teacher(image, nameable), teacher.covered_size(*size), size)
-        return pseudo_labels(given, guesses, nameable, self.hparams["confidence"])
+        return pseudo_labels(given, guesses, nameable, self.hparams["confidence"], self.student.vocabulary.ignore_index)
 
     def on_validation_start(self) -> None:
         self._share_buffers()
@@ -129,8 +130,9 @@ class MaskCLIPPlus(pl.LightningModule):
             for buffer in self.student.buffers():
                 dist.broadcast(buffer, src=0)
 
-    def validation_step(self, batch: Sample, _: int) -> None:
-        self.confusion.update(predict_labels(self.student, batch["image"], self.protocol), batch["mask"])
+    def validation_step(self, samples: list[Sample], _: int) -> None:
+        for batch in same_size(samples):
+            self.confusion.update(predict_labels(self.student, batch["image"], self.protocol), batch["mask"])
 
     def on_validation_epoch_end(self) -> None:
         unseen = self.student.vocabulary.unseen_indices

@@ -1,0 +1,48 @@
+"""ADE20K, SceneParse150 as distributed, for data=ade20k.
+
+    python scripts/prepare_ade20k.py
+
+makes, below --root, training.txt and validation.txt. The masks stay as they are: 0 is nothing, classes are 1 to 150.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "src"))
+
+from maskclip.data.download import Archive  # noqa: E402 - after the path, so that it runs from a checkout
+from maskclip.data.release import Release, arguments, classes, existing, finish, obtain, one_sentence, report, write_lines  # noqa: E402
+from maskclip.errors import InputError  # noqa: E402
+
+ADE = Release(
+    title="ADE20K (SceneParse150)",
+    page="http://sceneparsing.csail.mit.edu",
+    terms="images for non-commercial research and education; annotations BSD-3",
+    archives=[Archive("http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip", "ADEChallengeData2016.zip")],
+    images={"training": 20210, "validation": 2000},
+    wanted=lambda name: name.endswith((".jpg", ".png")),
+)
+
+
+def main() -> None:
+    args = arguments(ADE, ROOT / "data", __doc__).parse_args()
+    obtain(ADE, args.root, args.source)
+    root = args.root / "ADEChallengeData2016"
+    print(root)
+    found = {}
+    for split in ADE.images:
+        names = sorted(f"{split}/{path.stem}" for path in (root / "images" / split).glob("*.jpg"))
+        if not names:
+            raise InputError(f"no images in {root / 'images' / split}")
+        found[split] = existing({name: root / "annotations" / f"{name}.png" for name in names}, "a mask")
+        write_lines(root / f"{split}.txt", found[split])
+    report(ADE, {split: len(names) for split, names in found.items()})
+    masks = [root / "annotations" / f"{name}.png" for names in found.values() for name in names]
+    finish(args.root, masks, args.workers, classes("ade150").names, first=1, ignored=0)
+
+
+if __name__ == "__main__":
+    one_sentence(main)

@@ -1,0 +1,105 @@
+"""COCO-Stuff 164k and COCO-Object on the images of COCO 2017, for data=coco_stuff and data=coco_object.
+
+    python scripts/prepare_coco.py
+    python scripts/prepare_coco.py --splits val2017          # 1.5 GB instead of 20: enough to evaluate
+
+makes, below --root, stuff171/{train2017,val2017}/ (0 to 170, 255 unlabelled), object81/val2017/ (0 background, 1 to 80)
+and split files beside them.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "src"))
+
+import numpy as np  # noqa: E402 - after the path, so that it runs from a checkout
+
+from maskclip.data.download import Archive  # noqa: E402
+from maskclip.data.images import read_mask, write_mask  # noqa: E402
+from maskclip.data.release import Release, arguments, classes, convert, existing, finish, obtain, one_sentence, report, write_lines  # noqa: E402
+from maskclip.errors import InputError  # noqa: E402
+from maskclip.vocabulary import Palette  # noqa: E402
+
+IMAGES = {
+    "train2017": Archive("http://images.cocodataset.org/zips/train2017.zip", "train2017.zip", None, "md5:cced6f7f71b7629ddf16f17bbcfab6b2"),
+    "val2017": Archive(
+        "http://images.cocodataset.org/zips/val2017.zip", "val2017.zip", 815_585_330, "md5:442b8da7639aecaf257c1dceb8ba8c80"
+    ),
+}
+MAPS = Archive(
+    "http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/stuffthingmaps_trainval2017.zip", "stuffthingmaps_trainval2017.zip"
+)
+COCO = Release(
+    title="COCO 2017 with COCO-Stuff's maps",
+    page="https://cocodataset.org and https://github.com/nightrome/cocostuff",
+    terms="annotations CC BY 4.0; images from flickr, whose terms of use apply",
+    archives=[*IMAGES.values(), MAPS],
+    images={"train2017": 118287, "val2017": 5000},
+)
+HOLES = {11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90}
+"""Values, 0 to 181, that no class has: COCO dropped these categories."""
+
+
+def stuff_table() -> np.ndarray:
+    """What becomes of each value of a map: 0 to 170 in order, 255 where there is no class."""
+    table = np.full(256, 255, dtype=np.uint8)
+    table[[value for value in range(182) if value not in HOLES]] = np.arange(171)
+    return table
+
+
+def object_table() -> np.ndarray:
+    """What becomes of each value of a map: things 1 to 80, everything else background."""
+    stuff = stuff_table().astype(int)
+    return np.where(stuff < 80, stuff + 1, 0).astype(np.uint8)
+
+
+def relabel(source: Path, target: Path, table: np.ndarray, palette: Palette) -> None:
+    labels = read_mask(source)
+    if labels.max(initial=0) > 255:
+        raise InputError(f"{source} is not a map of COCO-Stuff: it has values above 255")
+    write_mask(target, table[labels], palette)
+
+
+def split_names(root: Path, split: str) -> list[str]:
+    """Names of the images of a split that have a map, such as val2017/000000000139."""
+    pictures = sorted((root / split).glob("*.jpg"))
+    if not pictures:
+        raise InputError(f"no images in {root / split}")
+    return existing({f"{split}/{p.stem}": root / split / f"{p.stem}.png" for p in pictures}, "a map")
+
+
+def main() -> None:
+    parser = arguments(COCO, ROOT / "data" / "coco", __doc__)
+    parser.add_argument("--splits", nargs="+", choices=tuple(IMAGES), default=list(IMAGES), help="(default: both)")
+    args = parser.parse_args()
+    root = args.root
+    wanted = replace(COCO, archives=[*(IMAGES[split] for split in args.splits), MAPS], wanted=partial(is_in, splits=args.splits))
+    obtain(wanted, root, args.source)
+    print(root)
+    found = {split: split_names(root, split) for split in args.splits}
+    for folder, table, words, splits in (
+        ("stuff171", stuff_table(), classes("coco_stuff171"), args.splits),
+        ("object81", object_table(), classes("coco_object"), [split for split in args.splits if split == "val2017"]),
+    ):
+        names = [name for split in splits for name in found[split]]
+        function = partial(relabel, table=table, palette=words.colours)
+        convert([(root / f"{n}.png", root / folder / f"{n}.png") for n in names], function, args.workers, folder)
+        for split in splits:
+            write_lines(root / folder / f"{split}.txt", found[split])
+    report(COCO, {split: len(names) for split, names in found.items()})
+    every = [root / "stuff171" / f"{name}.png" for names in found.values() for name in names]
+    finish(root, every, args.workers, classes("coco_stuff171").names)
+
+
+def is_in(name: str, splits: list[str]) -> bool:
+    """Whether a member of an archive belongs to one of the splits."""
+    return any(f"{split}/" in name for split in splits)
+
+
+if __name__ == "__main__":
+    one_sentence(main)

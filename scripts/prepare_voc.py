@@ -1,0 +1,105 @@
+"""Pascal VOC 2012 with the extra annotations of SBD, for data=voc20 and data=voc21.
+
+    python scripts/prepare_voc.py
+    python scripts/prepare_voc.py --from ~/archives
+
+makes, below --root, SegmentationClassAug/ (index PNGs: VOC's own masks, SBD's where VOC has none) and
+ImageSets/Segmentation/trainaug.txt (VOC's train and all of SBD, without VOC's val).
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from functools import partial
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "src"))
+
+from scipy.io import loadmat  # noqa: E402 - after the path, so that it runs from a checkout
+
+from maskclip.data.download import Archive  # noqa: E402
+from maskclip.data.images import write_mask  # noqa: E402
+from maskclip.data.release import (  # noqa: E402
+    Release,
+    arguments,
+    classes,
+    convert,
+    existing,
+    finish,
+    obtain,
+    one_sentence,
+    read_lines,
+    report,
+    write_lines,
+)
+from maskclip.vocabulary import Palette  # noqa: E402
+
+VOC = Release(
+    title="Pascal VOC 2012",
+    page="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
+    terms='images from flickr: use must respect the flickr terms of use (see "Database Rights" on the page)',
+    archives=[
+        Archive(
+            "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+            "VOCtrainval_11-May-2012.tar",
+            1_999_639_040,
+            "md5:6cd6e144f989b92b3379bac3b3de84fd",
+        )
+    ],
+    images={"trainaug": 10582, "val": 1449},
+    wanted=lambda name: any(part in name for part in ("/JPEGImages/", "/SegmentationClass/", "/ImageSets/Segmentation/")),
+)
+SBD = Release(
+    title="Semantic Boundaries Dataset",
+    page="http://home.bharathh.info/pubs/codes/SBD/download.html",
+    terms="annotations for research; images are those of VOC",
+    archives=[
+        Archive(
+            "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz",
+            "benchmark.tgz",
+            None,
+            "md5:82b4d87ceb2ed10f6038a1cba92111cb",
+        )
+    ],
+    images={},
+    wanted=lambda name: "/dataset/cls/" in name or name.endswith(("dataset/train.txt", "dataset/val.txt")),
+)
+WHY = "SBD or VOC's lists lack some, or have others than the releases of 2012"
+
+
+def sbd_mask(source: Path, target: Path, palette: Palette) -> None:
+    """Write the segmentation in a .mat file of SBD (GTcls.Segmentation, 0 to 20) as an index PNG."""
+    write_mask(target, loadmat(source, simplify_cells=True)["GTcls"]["Segmentation"], palette)
+
+
+def voc_mask(source: Path, target: Path) -> None:
+    """Copy a palette PNG of VOC, whose objects have borders of 255; atomic."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial_path = target.with_name(f".{target.name}")
+    shutil.copyfile(source, partial_path)
+    partial_path.replace(target)
+
+
+def main() -> None:
+    args = arguments(VOC, ROOT / "data", __doc__).parse_args()
+    obtain(VOC, args.root, args.source)
+    obtain(SBD, args.root, args.source)
+    voc, sbd = args.root / "VOCdevkit" / "VOC2012", args.root / "benchmark_RELEASE" / "dataset"
+    lists, masks = voc / "ImageSets" / "Segmentation", voc / "SegmentationClassAug"
+    train, val = read_lines(lists / "train.txt"), read_lines(lists / "val.txt")
+    extra = sorted({*read_lines(sbd / "train.txt"), *read_lines(sbd / "val.txt")} - {*train, *val})
+    words = classes("voc21")
+    convert([(voc / "SegmentationClass" / f"{n}.png", masks / f"{n}.png") for n in (*train, *val)], voc_mask, args.workers, "VOC's masks")
+    to_png = partial(sbd_mask, palette=words.colours)
+    convert([(sbd / "cls" / f"{n}.mat", masks / f"{n}.png") for n in extra], to_png, args.workers, "SBD's masks")
+    names = existing({n: voc / "JPEGImages" / f"{n}.jpg" for n in sorted([*train, *extra])}, "a picture")
+    write_lines(lists / "trainaug.txt", names)
+    print(voc)
+    report(VOC, {"trainaug": len(names), "val": len(val)}, dict.fromkeys(VOC.images, WHY))
+    finish(args.root, [masks / f"{n}.png" for n in (*names, *val)], args.workers, words.names)
+
+
+if __name__ == "__main__":
+    one_sentence(main)

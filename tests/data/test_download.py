@@ -1,0 +1,740 @@
+"""Downloads that break, resume and are checked, from a server in a thread; archives that are broken or mean harm."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import random
+import re
+import shutil
+import socket
+import stat
+import tarfile
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from urllib.error import URLError
+
+import pytest
+
+from maskclip import InputError
+from maskclip.data import download
+from maskclip.data.download import Archive, fetch, unpack
+
+BODY = random.Random(0).randbytes(10_000)
+OTHER = random.Random(1).randbytes(10_000)
+MD5 = f"md5:{hashlib.md5(BODY).hexdigest()}"
+SHA256 = f"sha256:{hashlib.sha256(BODY).hexdigest()}"
+
+
+@dataclass
+class Answer:
+    """How the server meets one request."""
+
+    status: int = 200
+    cut: int | None = None  # bytes after which it closes the connection
+    ranges: bool = True  # False: it sends the whole whatever was asked
+    if_range: bool = True  # False: it continues another version than the one asked for
+    announced: int | None = None  # a Content-Length that is a lie; -1: none at all
+    stall: bool = False  # it falls silent at the cut and keeps the connection
+    to: str = ""  # where it redirects
+
+
+class Server(ThreadingHTTPServer):
+    """A file on http; what it does comes from `answers`, one per request, and what it saw lies in `ranges`."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.body, self.headers = BODY, {"ETag": '"one"'}
+        self.answers: list[Answer] = []
+        self.ranges: list[tuple[str | None, str | None]] = []
+        self.over = threading.Event()
+        self.url = f"http://127.0.0.1:{self.server_port}/file.zip"
+
+    def archive(self, **published: Any) -> Archive:
+        return Archive(self.url, "file.zip", **published)
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        server, asked, condition = self.server, self.headers["Range"], self.headers["If-Range"]
+        answer = server.answers.pop(0) if server.answers else Answer()
+        server.ranges.append((asked, condition))
+        start = int(re.findall(r"\d+", asked)[0]) if asked and answer.ranges else 0
+        if start and answer.if_range and condition not in server.headers.values():
+            start = 0
+        if start >= len(server.body) > 0:
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(server.body)}")
+            self.end_headers()
+            return
+        self.send_body(answer, start)
+
+    def send_body(self, answer: Answer, start: int) -> None:
+        body = self.server.body[start:]
+        self.send_response(206 if start else answer.status)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(self.server.body) - 1}/{len(self.server.body)}")
+        if answer.to:
+            self.send_header("Location", answer.to)
+        if answer.announced != -1:  # without, the end of the connection is the end of the file
+            self.send_header("Content-Length", str(len(body) if answer.announced is None else answer.announced))
+        for name, value in self.server.headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body[: answer.cut])
+        if answer.stall:
+            self.server.over.wait(5)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+        thread.start()
+        yield running
+        running.over.set()
+        running.shutdown()
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pauses, small blocks, no proxy between a test and its server."""
+    monkeypatch.setattr(download, "PAUSES", (0, 0, 0))
+    monkeypatch.setattr(download, "BLOCK", 1000)
+    monkeypatch.setenv("no_proxy", "*")
+
+
+@pytest.fixture
+def once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that breaks ends the download, as if the network were gone."""
+    monkeypatch.setattr(download, "PAUSES", ())
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def refused(archive: Archive, folder: Path) -> str:
+    """The sentence with which a download ends."""
+    with pytest.raises(InputError) as caught:
+        fetch(archive, folder)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert archive.name in message
+    assert not (folder / archive.name).exists()
+    return message
+
+
+def break_at(server: Server, folder: Path, cut: int, **published: Any) -> Path:
+    """The part of a download that ended after `cut` bytes; give the test `once`."""
+    server.answers = [Answer(cut=cut)]
+    assert "run again to go on" in refused(server.archive(**published), folder)
+    server.ranges.clear()
+    assert (folder / "file.zip.part").stat().st_size == cut
+    return folder / "file.zip.part"
+
+
+def count_hashing(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    calls: list[str] = []
+    real = download._hash
+    monkeypatch.setattr(download, "_hash", lambda path, kind, name: calls.append(name) or real(path, kind, name))
+    return calls
+
+
+@pytest.mark.parametrize("checksum", [None, MD5, SHA256, MD5.upper().replace("MD5", "md5")])
+def test_fetch(server: Server, tmp_path: Path, checksum: str | None) -> None:
+    path = fetch(server.archive(size=len(BODY), checksum=checksum), tmp_path / "deep" / "folder")
+    assert path == tmp_path / "deep" / "folder" / "file.zip"
+    assert path.read_bytes() == BODY
+    assert names(path.parent) == (["file.zip", "file.zip.ok"] if checksum else ["file.zip"])
+    assert server.ranges == [(None, None)]
+
+
+@pytest.mark.parametrize("announced", [None, -1])
+def test_an_empty_file_and_one_of_unknown_length(server: Server, tmp_path: Path, announced: int | None) -> None:
+    server.answers = [Answer(announced=announced), Answer(announced=announced)]
+    assert fetch(server.archive(), tmp_path).read_bytes() == BODY
+    server.body = b""
+    assert fetch(Archive(server.url, "empty"), tmp_path).read_bytes() == b""
+
+
+def test_file_urls(tmp_path: Path) -> None:
+    (tmp_path / "a source").write_bytes(BODY)
+    archive = Archive((tmp_path / "a source").as_uri(), "file.zip", len(BODY), MD5)
+    assert fetch(archive, tmp_path / "to").read_bytes() == BODY
+    spaced = Archive(f"file://{tmp_path}/a source", "file.zip", len(BODY), MD5)
+    assert fetch(spaced, tmp_path / "to2").read_bytes() == BODY
+    (tmp_path / "a source").unlink()
+    assert "No such file" in refused(archive, tmp_path / "to3")
+
+
+@pytest.mark.parametrize("url", ["ftp://host/file.zip", "data:,text", "/a/path", "file.zip"])
+def test_other_urls_are_refused(tmp_path: Path, url: str) -> None:
+    message = refused(Archive(url, "file.zip"), tmp_path)
+    assert message == f"cannot download file.zip from {url}: only http, https and file URLs can be; {download.BY_HAND}"
+    assert names(tmp_path) == []
+
+
+def test_redirects_lead_to_http_only(server: Server, tmp_path: Path) -> None:
+    server.answers = [Answer(status=302, to="/elsewhere", cut=0, announced=0)]
+    assert fetch(server.archive(checksum=MD5), tmp_path).read_bytes() == BODY
+    (tmp_path / "secret").write_bytes(BODY)
+    for to, reason in (((tmp_path / "secret").as_uri(), "the server answered 302"), ("ftp://127.0.0.1:9/file", "unknown url type: ftp")):
+        server.answers = [Answer(status=302, to=to, cut=0, announced=0)]
+        assert reason in refused(server.archive(), tmp_path / "to")
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b.zip", "/b.zip", "a\\b.zip"])
+def test_names_with_folders_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match="cannot be the name of an archive"):
+        Archive("http://host/x", name)
+
+
+@pytest.mark.parametrize("checksum", ["crc32:00000000", MD5[:-1], MD5[4:], "md5:" + SHA256[7:]])
+def test_unreadable_checksums_are_refused(checksum: str) -> None:
+    with pytest.raises(InputError, match=r"the checksum .* of file\.zip cannot be read"):
+        Archive("http://host/x", "file.zip", checksum=checksum)
+
+
+def test_broken_connections_are_resumed(server: Server, tmp_path: Path) -> None:
+    server.answers = [Answer(cut=4000), Answer(cut=0), Answer(cut=2500), Answer(cut=0), Answer(cut=0)]
+    assert fetch(server.archive(checksum=MD5), tmp_path).read_bytes() == BODY
+    one = '"one"'
+    assert server.ranges == [
+        (None, None),
+        ("bytes=4000-", one),
+        ("bytes=4000-", one),
+        ("bytes=6500-", one),
+        ("bytes=6500-", one),
+        ("bytes=6500-", one),
+    ]
+    assert names(tmp_path) == ["file.zip", "file.zip.ok"]
+
+
+def test_pauses_grow_and_end(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(download, "PAUSES", (1, 2, 4))
+    monkeypatch.setattr(download, "time", SimpleNamespace(sleep=slept.append))
+    server.answers = [Answer(cut=100)] + [Answer(cut=0)] * 9
+    message = refused(server.archive(), tmp_path)
+    assert slept == [1, 2, 4]
+    assert server.url in message
+    assert message.endswith(f"run again to go on where it broke off, or {download.BY_HAND}")
+    assert (tmp_path / "file.zip.part").read_bytes() == BODY[:100]
+
+
+def test_a_silent_server_counts_as_a_break(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "TIMEOUT", 0.2)
+    server.answers = [Answer(cut=3000, stall=True)]
+    begin = time.monotonic()
+    assert fetch(server.archive(), tmp_path).read_bytes() == BODY
+    assert time.monotonic() - begin < 4  # sooner than the server gives up
+    assert server.ranges[1:] == [("bytes=3000-", '"one"')]
+
+
+def test_a_server_may_be_busy_for_a_moment(server: Server, tmp_path: Path) -> None:
+    server.answers = [Answer(status=503), Answer(status=429), Answer(cut=10), Answer(status=502, ranges=False)]
+    assert fetch(server.archive(), tmp_path).read_bytes() == BODY
+    assert [asked for asked, _ in server.ranges] == [None, None, None, "bytes=10-", "bytes=10-"]
+
+
+def test_an_interrupt_costs_nothing(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, left = download._write, [3]
+
+    def interrupted(stream: Any, block: bytes, path: Path) -> None:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        real(stream, block, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(download, "_write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fetch(server.archive(checksum=MD5), tmp_path)
+    assert names(tmp_path) == ["file.zip.part", "file.zip.part.json"]
+    there = (tmp_path / "file.zip.part").stat().st_size
+    assert 0 < there <= 3000
+    assert fetch(server.archive(checksum=MD5), tmp_path).read_bytes() == BODY
+    assert server.ranges == [(None, None), (f"bytes={there}-", '"one"')]
+
+
+@pytest.mark.parametrize("announced", [None, -1])
+def test_an_interrupt_while_checking_costs_no_request(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, announced: int | None
+) -> None:
+    def interrupted(*_: Any) -> str:
+        raise KeyboardInterrupt
+
+    server.answers = [Answer(announced=announced)]
+    with monkeypatch.context() as patch:
+        patch.setattr(download, "_hash", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fetch(server.archive(checksum=MD5), tmp_path)
+    assert names(tmp_path) == ["file.zip.part", "file.zip.part.json"]
+    assert fetch(server.archive(checksum=MD5), tmp_path).read_bytes() == BODY
+    assert len(server.ranges) == 1
+
+
+@pytest.mark.parametrize("if_range", [True, False])
+@pytest.mark.parametrize("length", [9_000, 10_000])
+def test_a_changed_file_is_started_anew(server: Server, tmp_path: Path, once: None, if_range: bool, length: int) -> None:
+    break_at(server, tmp_path, 4000)
+    server.body, server.headers = OTHER[:length], {"ETag": '"two"'}
+    download.PAUSES = (0,)
+    server.answers = [Answer(if_range=if_range)]
+    assert fetch(server.archive(), tmp_path).read_bytes() == OTHER[:length]
+    assert server.ranges == [("bytes=4000-", '"one"')] + [(None, None)] * (not if_range)
+
+
+def test_a_changed_url_is_started_anew(server: Server, tmp_path: Path, once: None) -> None:
+    break_at(server, tmp_path, 4000)
+    assert fetch(Archive(f"{server.url}?v=2", "file.zip"), tmp_path).read_bytes() == BODY
+    assert server.ranges == [(None, None)]
+
+
+def test_a_date_stands_in_for_a_weak_etag(server: Server, tmp_path: Path) -> None:
+    date = "Wed, 21 Oct 2015 07:28:00 GMT"
+    server.headers = {"ETag": 'W/"weak"', "Last-Modified": date}
+    server.answers = [Answer(cut=10)]
+    assert fetch(server.archive(), tmp_path).read_bytes() == BODY
+    assert server.ranges == [(None, None), ("bytes=10-", date)]
+
+
+@pytest.mark.parametrize("notes", [None, "", "[]", '{"url": ', '{"validator": null}'])
+def test_a_part_of_unknown_origin_is_started_anew(server: Server, tmp_path: Path, notes: str | None) -> None:
+    (tmp_path / "file.zip.part").write_bytes(OTHER[:50])
+    if notes is not None:
+        (tmp_path / "file.zip.part.json").write_text(notes)
+    assert fetch(server.archive(), tmp_path).read_bytes() == BODY
+    assert server.ranges == [(None, None)]
+
+
+def test_a_file_without_version_is_started_anew(server: Server, tmp_path: Path) -> None:
+    server.headers = {}
+    server.answers = [Answer(cut=10)]
+    assert fetch(server.archive(), tmp_path).read_bytes() == BODY
+    assert server.ranges == [(None, None)] * 2
+
+
+def test_a_server_that_ignores_ranges(server: Server, tmp_path: Path) -> None:
+    server.answers = [Answer(cut=4000), Answer(ranges=False)]
+    assert fetch(server.archive(), tmp_path).read_bytes() == BODY
+    assert server.ranges[1] == ("bytes=4000-", '"one"')
+
+
+def test_a_part_that_is_too_long_is_started_anew(server: Server, tmp_path: Path, once: None) -> None:
+    part = break_at(server, tmp_path, 4000)
+    part.write_bytes(BODY + b"more")
+    download.PAUSES = (0,)
+    assert fetch(server.archive(), tmp_path).read_bytes() == BODY
+    assert server.ranges == [("bytes=10004-", '"one"'), (None, None)]
+
+
+def test_a_content_length_that_is_never_reached(server: Server, tmp_path: Path) -> None:
+    server.answers = [Answer(announced=12_000, ranges=False) for _ in range(20)]
+    assert "closed the connection before the end" in refused(server.archive(), tmp_path)
+    assert len(server.ranges) == 4
+    assert "offers 12000 bytes, but the published file has 10000" in refused(server.archive(size=10_000), tmp_path)
+
+
+def test_the_published_size_reveals_a_cut_without_content_length(server: Server, tmp_path: Path) -> None:
+    server.answers = [Answer(announced=-1, cut=4000)]
+    assert fetch(server.archive(size=10_000), tmp_path).read_bytes() == BODY
+    assert server.ranges[1] == ("bytes=4000-", '"one"')
+    server.answers = [Answer(announced=-1)]
+    assert "sent more bytes than the file has" in refused(Archive(server.url, "file.zip", 9_999), tmp_path / "to")
+    assert names(tmp_path / "to") == []
+
+
+def test_the_page_of_a_proxy_does_not_cost_the_part(server: Server, tmp_path: Path, once: None) -> None:
+    part = break_at(server, tmp_path, 4000, size=10_000)
+    server.body, server.headers = b"<html>please log in</html>", {}
+    message = refused(server.archive(size=10_000), tmp_path)
+    assert f"{server.url} offers 26 bytes, but the published file has 10000: a proxy" in message
+    assert part.read_bytes() == BODY[:4000]
+    server.body, server.headers = BODY, {"ETag": '"one"'}
+    assert fetch(server.archive(size=10_000), tmp_path).read_bytes() == BODY
+    assert server.ranges[1] == ("bytes=4000-", '"one"')
+
+
+@pytest.mark.parametrize("good", [MD5, SHA256])
+def test_a_wrong_checksum(server: Server, tmp_path: Path, good: str) -> None:
+    server.body = OTHER
+    message = refused(server.archive(checksum=good), tmp_path)
+    found = hashlib.new(good.partition(":")[0], OTHER).hexdigest()
+    assert f"{good} expected, " in message
+    assert f":{found} found" in message
+    assert "a proxy that answers in the server's place or a changed release may be the cause" in message
+    assert names(tmp_path) == []
+    server.body = BODY
+    assert fetch(server.archive(checksum=good), tmp_path).read_bytes() == BODY
+
+
+@pytest.mark.parametrize("status", [403, 404, 410, 501])
+def test_answers_that_are_final(server: Server, tmp_path: Path, status: int) -> None:
+    server.answers = [Answer(status=status)]
+    message = refused(server.archive(), tmp_path)
+    assert message.startswith(f"cannot download file.zip from {server.url}: the server answered {status} ")
+    assert message.endswith("; download it by hand, and give its folder with --from DIR")
+    assert len(server.ranges) == 1
+    assert names(tmp_path) == []
+
+
+def test_a_success_without_the_file_is_none(server: Server, tmp_path: Path) -> None:
+    server.answers = [Answer(status=204, cut=0, announced=0)]
+    assert "the server answered 204" in refused(server.archive(), tmp_path)
+
+
+def test_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "PAUSES", (60,))  # it is not worth a wait
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/file.zip"
+    message = refused(Archive(url, "file.zip"), tmp_path)
+    assert message.startswith(f"cannot download file.zip from {url}: ")
+    assert "refused" in message
+    assert message.endswith("; download it by hand, and give its folder with --from DIR")
+
+
+def test_a_network_that_goes_and_comes_back(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, reasons = download._opener, [None, OSError("network is unreachable")]
+
+    def opener() -> Any:
+        if (reason := reasons.pop(0) if reasons else None) is not None:
+            raise URLError(reason)
+        return real()
+
+    monkeypatch.setattr(download, "_opener", opener)
+    server.answers = [Answer(cut=4000)]
+    assert fetch(server.archive(), tmp_path).read_bytes() == BODY
+    assert reasons == []
+    assert server.ranges == [(None, None), ("bytes=4000-", '"one"')]
+
+
+def test_urls_with_spaces(server: Server, tmp_path: Path) -> None:
+    assert fetch(Archive(f"{server.url}/a file ä.zip", "file.zip"), tmp_path).read_bytes() == BODY
+
+
+def test_a_disk_that_is_too_small(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, once: None) -> None:
+    part = break_at(server, tmp_path, 4000)
+    monkeypatch.setattr(download, "_gigabytes", lambda size: f"{size / 1000:.3f} GB")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=5999))
+    message = refused(server.archive(), tmp_path)
+    assert f"{tmp_path} has 5.999 GB free, and file.zip needs 6.000 GB more" in message
+    assert part.read_bytes() == BODY[:4000]
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=6000))
+    assert fetch(server.archive(), tmp_path).read_bytes() == BODY
+
+
+def test_sizes_are_told_in_gigabytes() -> None:
+    assert download._gigabytes(19_876_543_210) == "19.88 GB"
+
+
+class FullDisk(io.FileIO):
+    """A file on a disk that has room for 2500 bytes of it."""
+
+    def write(self, block: Any) -> int:
+        room = 2500 - self.tell()
+        if room <= 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(bytes(block)[:room])
+
+
+def test_a_write_that_takes_a_part_goes_on() -> None:
+    taken: list[bytes] = []
+    stream = SimpleNamespace(write=lambda block: taken.append(bytes(block[:300])) or len(taken[-1]))
+    download._write(stream, BODY[:1000], Path("somewhere"))
+    assert b"".join(taken) == BODY[:1000]
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    real: Callable[..., Any] = Path.open
+
+    def opened(path: Path, mode: str = "r", *options: Any, **named: Any) -> Any:
+        return FullDisk(path, mode) if path.suffix == ".part" and mode != "rb" else real(path, mode, *options, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "open", opened)
+        yield
+
+
+def test_a_disk_that_fills_up(server: Server, tmp_path: Path) -> None:
+    with full_disk():
+        message = refused(server.archive(checksum=MD5), tmp_path)
+    assert message == f"the disk is full, at {tmp_path / 'file.zip.part'}: free some space and run again, to go on from there"
+    assert (tmp_path / "file.zip.part").read_bytes() == BODY[:2500]
+    assert fetch(server.archive(checksum=MD5), tmp_path).read_bytes() == BODY
+    assert server.ranges == [(None, None), ("bytes=2500-", '"one"')]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written(server: Server, tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    assert "cannot write" in refused(server.archive(), tmp_path)
+
+
+def test_a_folder_that_is_a_file(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"cannot write .*file: "):
+        fetch(server.archive(), tmp_path / "file")
+
+
+def test_a_file_that_is_there_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = count_hashing(monkeypatch)
+    archive, path = Archive("http://127.0.0.1:9/file.zip", "file.zip", len(BODY), MD5), tmp_path / "file.zip"
+    path.write_bytes(BODY)
+    for _ in range(3):
+        assert fetch(archive, tmp_path) == path
+    assert calls == ["file.zip"]
+    path.write_bytes(OTHER)
+    os.utime(path, ns=(0, 0))
+    with pytest.raises(InputError, match=rf"{path} is not the published file: {MD5} expected, md5:\w+ found; delete it and run again"):
+        fetch(archive, tmp_path)
+    assert path.read_bytes() == OTHER
+    path.write_bytes(BODY)
+    assert fetch(Archive(archive.url, "file.zip", checksum=SHA256), tmp_path) == path
+    assert len(calls) == 3
+
+
+def test_a_fetched_file_is_not_hashed_again(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = count_hashing(monkeypatch)
+    for _ in range(2):
+        assert fetch(server.archive(checksum=SHA256), tmp_path).read_bytes() == BODY
+    assert calls == ["file.zip"]
+    fetch(server.archive(checksum=MD5), tmp_path)  # a mark says which checksum it stands for
+    assert calls == ["file.zip"] * 2
+    assert len(server.ranges) == 1
+
+
+def test_a_file_that_is_there_with_another_size(tmp_path: Path) -> None:
+    path = tmp_path / "file.zip"
+    path.write_bytes(b"mine")
+    assert fetch(Archive("http://127.0.0.1:9/", "file.zip"), tmp_path) == path
+    with pytest.raises(InputError, match=rf"{path} is not the published file: 10000 bytes expected, 4 found"):
+        fetch(Archive("http://127.0.0.1:9/", "file.zip", 10_000), tmp_path)
+    assert path.read_bytes() == b"mine"
+
+
+def test_a_folder_that_cannot_hold_the_mark(tmp_path: Path) -> None:
+    (tmp_path / "file.zip").write_bytes(BODY)
+    (tmp_path / "file.zip.ok").mkdir()
+    assert fetch(Archive("http://127.0.0.1:9/", "file.zip", checksum=MD5), tmp_path).read_bytes() == BODY
+
+
+FILES = {"set/a.png": BODY[:5000], "set/deep/ä b.png": BODY[5000:], "set/empty": b"", "list.txt": b"a\nb\n"}
+KINDS = ["zip", "tar", "tar.gz", "tgz"]
+
+
+def packed(path: Path, files: dict[str, bytes] | list[tuple[str, bytes]]) -> Path:
+    """An archive with `files`, of the kind that its name says, with entries for folders too."""
+    pairs = list(files.items()) if isinstance(files, dict) else files
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("set/", b"")
+            for name, content in pairs:
+                archive.writestr(name, content)
+        return path
+    with tarfile.open(path, "w" if path.suffix == ".tar" else "w:gz") as archive:
+        add(archive, "./set", type=tarfile.DIRTYPE)
+        for name, content in pairs:
+            add(archive, name, content)
+    return path
+
+
+def add(archive: tarfile.TarFile, name: str, content: bytes = b"", **fields: Any) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    for field, value in fields.items():
+        setattr(info, field, value)
+    archive.addfile(info, io.BytesIO(content))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below the folder, hidden ones too."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def count_extracting(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    calls: list[str] = []
+    real = download._extract
+    monkeypatch.setattr(download, "_extract", lambda entry, *rest: calls.append(entry.name) or real(entry, *rest))
+    return calls
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_unpack(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive, folder = packed(tmp_path / f"set.{kind}", FILES), tmp_path / "to"
+    calls = count_extracting(monkeypatch)
+    assert unpack(archive, folder) == 4
+    assert contents(folder) == FILES
+    assert sorted(calls) == sorted(FILES)
+    (folder / "list.txt").write_bytes(b"a")
+    calls.clear()
+    assert unpack(archive, folder) == 4
+    assert calls == ["list.txt"]
+    assert contents(folder) == FILES
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_unpack_what_is_wanted(tmp_path: Path, kind: str) -> None:
+    archive = packed(tmp_path / f"set.{kind}", {f"./{name}": content for name, content in FILES.items()})
+    assert unpack(archive, tmp_path / "to", lambda name: name.startswith("set/") and name.endswith(".png")) == 2
+    assert contents(tmp_path / "to") == {name: FILES[name] for name in ("set/a.png", "set/deep/ä b.png")}
+    assert unpack(archive, tmp_path / "none", lambda name: False) == 0
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_first_bytes_tell_the_kind(tmp_path: Path) -> None:
+    inner = packed(tmp_path / "inner.zip", {"x": b"inner"})
+    with tarfile.open(tmp_path / "outer.zip", "w", format=tarfile.GNU_FORMAT) as archive:
+        add(archive, "inner.zip", inner.read_bytes())
+    assert unpack(tmp_path / "outer.zip", tmp_path / "to") == 1
+    assert contents(tmp_path / "to") == {"inner.zip": inner.read_bytes()}
+
+
+@pytest.mark.parametrize("kind", ["tar", "tar.gz"])
+def test_of_a_file_that_is_there_twice_the_last_counts(tmp_path: Path, kind: str) -> None:
+    archive = packed(tmp_path / f"set.{kind}", [("a", b"old"), ("a", b"new")])
+    assert unpack(archive, tmp_path / "to") == 1
+    assert contents(tmp_path / "to") == {"a": b"new"}
+
+
+def test_names_from_windows(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "set.tar", "w") as archive:
+        add(archive, "set\\a.png", b"a")
+    assert unpack(tmp_path / "set.tar", tmp_path / "to") == 1
+    assert contents(tmp_path / "to") == {"set/a.png": b"a"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["../evil", "set/../../evil", "/", "..\\evil", "C:/evil", "C:evil", "set/.."])
+def test_files_that_would_land_outside(tmp_path: Path, kind: str, name: str) -> None:
+    archive = packed(tmp_path / f"set.{kind}", {"good": b"good", f"{tmp_path}/evil" if name == "/" else name: b"evil"})
+    with pytest.raises(InputError, match=rf"{archive} holds a file that would land outside .*to: "):
+        unpack(archive, tmp_path / "to")
+    assert unpack(archive, tmp_path / "to", lambda name: name == "good") == 1
+    assert contents(tmp_path) == {f"set.{kind}": archive.read_bytes(), "to/good": b"good"}
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE])
+def test_links_and_devices_in_a_tar(tmp_path: Path, kind: bytes) -> None:
+    with tarfile.open(tmp_path / "set.tar", "w") as archive:
+        add(archive, "way", type=kind, linkname="..")
+        add(archive, "good", b"good")
+    with pytest.raises(InputError, match=r"set\.tar holds a link or device, way, and only plain files"):
+        unpack(tmp_path / "set.tar", tmp_path / "to")
+    assert unpack(tmp_path / "set.tar", tmp_path / "to", lambda name: name != "way") == 1
+    assert [(path.name, path.read_bytes()) for path in (tmp_path / "to").iterdir()] == [("good", b"good")]
+
+
+def test_links_in_a_zip(tmp_path: Path) -> None:
+    link = zipfile.ZipInfo("way")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.writestr(link, "..")
+        archive.writestr("good", b"good")
+    with pytest.raises(InputError, match=r"set\.zip holds a link or device, way, "):
+        unpack(tmp_path / "set.zip", tmp_path / "to")
+    assert unpack(tmp_path / "set.zip", tmp_path / "to", lambda name: name != "way") == 1
+    assert contents(tmp_path / "to") == {"good": b"good"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_interrupt_leaves_no_half_file(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive, folder = packed(tmp_path / f"set.{kind}", FILES), tmp_path / "to"
+    real, left = download._write, [7]  # in the middle of the second file
+
+    def interrupted(stream: Any, block: bytes, path: Path) -> None:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        real(stream, block, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(download, "_write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            unpack(archive, folder)
+    assert contents(folder) == {"set/a.png": FILES["set/a.png"]}
+    calls = count_extracting(monkeypatch)
+    assert unpack(archive, folder) == 4
+    assert calls == ["set/deep/ä b.png", "set/empty", "list.txt"]
+    assert contents(folder) == FILES
+
+
+def test_a_disk_that_fills_up_in_unpacking(tmp_path: Path) -> None:
+    archive, folder = packed(tmp_path / "set.zip", {"a": b"a", "b": BODY}), tmp_path / "to"
+    with full_disk(), pytest.raises(InputError, match=r"the disk is full, at .*b: free some space and run again"):
+        unpack(archive, folder)
+    assert contents(folder) == {"a": b"a"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("damage", ["cut", "half", "page", "empty"])
+def test_a_broken_archive(tmp_path: Path, kind: str, damage: str) -> None:
+    archive = packed(tmp_path / f"set.{kind}", FILES)
+    whole = archive.read_bytes()
+    end = whole.rindex(b"a\nb\n") + 512 if kind == "tar" else len(whole) - 4  # a tar's padding is no loss
+    archive.write_bytes(
+        {"cut": whole[: end - end % 512 if kind == "tar" else end], "half": whole[:5000]}.get(damage, b"<html>" * (damage == "page"))
+    )
+    sentence = rf"the archive {archive} is broken \(.+\): delete it and run again"
+    with pytest.raises(InputError, match=sentence):
+        unpack(archive, tmp_path / "to")
+    assert contents(tmp_path / "to") == {}
+
+
+@pytest.mark.parametrize("kind", ["zip", "tgz"])
+def test_spoilt_bytes_are_found(tmp_path: Path, kind: str) -> None:
+    archive = packed(tmp_path / f"set.{kind}", FILES)
+    spoilt = bytearray(archive.read_bytes())
+    spoilt[1000] ^= 1  # random bytes are stored as they are: only a checksum can tell
+    archive.write_bytes(spoilt)
+    with pytest.raises(InputError, match=rf"the archive {archive} is broken"):
+        unpack(archive, tmp_path / "to")
+    assert contents(tmp_path / "to") == {}
+
+
+def test_a_spoilt_header_in_a_tar_is_not_its_end(tmp_path: Path) -> None:
+    archive = packed(tmp_path / "set.tar", FILES)
+    archive.write_bytes(archive.read_bytes().replace(b"list.txt", b"lost.txt"))
+    with pytest.raises(InputError, match="is broken"):
+        unpack(archive, tmp_path / "to")
+    assert contents(tmp_path / "to") == {}
+
+
+def test_a_locked_zip(tmp_path: Path) -> None:
+    archive = packed(tmp_path / "set.zip", {"a": b"a"})
+    content = bytearray(archive.read_bytes())
+    for magic, offset in ((b"PK\1\2", 8), (b"PK\3\4", 6)):
+        content[content.rindex(magic) + offset] |= 1
+    archive.write_bytes(content)
+    with pytest.raises(InputError, match=r"set\.zip is broken .*password"):
+        unpack(archive, tmp_path / "to")
+
+
+def test_a_missing_archive(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot open the archive .*none\.zip: No such file"):
+        unpack(tmp_path / "none.zip", tmp_path)
+
+
+def test_an_error_of_the_caller_is_not_the_archive_s(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        unpack(packed(tmp_path / "set.zip", FILES), tmp_path / "to", lambda name: bool(1 / 0))
