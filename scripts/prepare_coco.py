@@ -60,8 +60,8 @@ def object_table() -> np.ndarray:
 
 def relabel(source: Path, target: Path, table: np.ndarray, palette: Palette) -> None:
     labels = read_mask(source)
-    if labels.max(initial=0) > 255:
-        raise InputError(f"{source} is not a map of COCO-Stuff: it has values above 255")
+    if labels.dtype != np.uint8:
+        raise InputError(f"{source} is not a map of COCO-Stuff: it has more than 8 bits")
     write_mask(target, table[labels], palette)
 
 

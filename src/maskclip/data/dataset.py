@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, TypedDict
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -146,30 +147,41 @@ class SegmentationDataset(Dataset[Sample]):
 
     def _mask(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """Labels (H, W) uint8 (uint16 where there are more than 254 classes), `hidden` where the learner may not look."""
-        dtype = np.uint8 if self.ignore_index == IGNORE_INDEX else np.uint16
         if self.masks is None or self.hide == "all":
-            return np.full(shape, self.hidden if self.hide else self.ignore_index, dtype=dtype)
-        labels = self.labels(name)
+            return np.full(shape, self.hidden if self.hide else self.ignore_index, dtype=self.dtype)
+        labels = self.labels(name, self.hide)
         if labels.shape != shape:
             path = self.mask_path(name)
             raise InputError(f"{path} is {labels.shape[1]} x {labels.shape[0]} pixels, its image {name} {shape[1]} x {shape[0]}")
-        valid = labels != self.ignore_index
-        hidden = valid if isinstance(self.hide, str) else np.isin(labels, list(self.hide))
-        return np.where(hidden, self.hidden, labels).astype(dtype)
+        return labels
 
-    def labels(self, name: str) -> np.ndarray:
-        """The class indices (H, W) int32 of an image's mask, checked. Raises `InputError` for labels that are no class."""
+    @property
+    def dtype(self) -> type[np.unsignedinteger]:
+        """Of a mask on its way through the transforms."""
+        return np.uint8 if self.ignore_index == IGNORE_INDEX else np.uint16
+
+    def labels(self, name: str, hide: Sequence[int] | str = ()) -> np.ndarray:
+        """The class indices (H, W) of an image's mask, uint8 or uint16, checked; `hidden` for those that are to be hidden.
+
+        Raises `InputError` for labels that are no class.
+        """
         path = self.mask_path(name)
-        labels = read_mask(path)
-        if self.reduce_zero_label:
-            labels = np.where((labels == 0) | (labels == self.ignore_index), self.ignore_index, labels - 1)
-        strangers = np.unique(labels[(labels != self.ignore_index) & ((labels < 0) | (labels >= self.num_classes))])
-        if strangers.size:
+        stored = read_mask(path)
+        present = np.flatnonzero(cv2.calcHist([stored], [0], None, [256], [0, 256])) if stored.dtype == np.uint8 else np.unique(stored)
+        first = int(self.reduce_zero_label)
+        valid = (present >= first) & (present < first + self.num_classes)
+        ignored = (present == self.ignore_index) | ((present == 0) & self.reduce_zero_label)
+        if strangers := (present[~valid & ~ignored] - first).tolist():
             raise InputError(
-                f"{path} has labels {strangers.tolist()}, but there are {self.num_classes} classes "
+                f"{path} has labels {strangers}, but there are {self.num_classes} classes "
                 f"(0..{self.num_classes - 1}, {self.ignore_index} ignored): see data.reduce_zero_label and classes"
             )
-        return labels
+        table = np.full(self.ignore_index + 1, self.ignore_index, dtype=self.dtype)
+        table[first : first + self.num_classes] = np.arange(self.num_classes)
+        classes = range(self.num_classes) if isinstance(hide, str) else hide
+        table[[first + index for index in classes if hide]] = self.hidden
+        # OpenCV looks up ten times as fast as numpy, but only bytes
+        return cv2.LUT(stored, table) if stored.dtype == np.uint8 and self.dtype is np.uint8 else table[stored]
 
 
 def same_size(samples: Sequence[Sample]) -> Iterator[Sample]:

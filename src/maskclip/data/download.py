@@ -1,45 +1,33 @@
-"""Files of a release: fetched so that an interrupt costs nothing, unpacked so that nothing lands outside its folder."""
+"""Files of a release, fetched so that an interrupt costs nothing."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import re
 import shutil
-import stat
-import struct
-import tarfile
 import time
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from email.message import Message
-from functools import partial
 from http.client import HTTPException, InvalidURL
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib import request
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlsplit
 
-from tqdm import tqdm
-
+from maskclip.data.unpack import BLOCK, byte_bar, opened, write_block, writing
 from maskclip.errors import InputError
 
 PAUSES: tuple[float, ...] = (1, 2, 4, 8)
 """Seconds to wait after a connection broke, and so how often it may break without a single new byte."""
 TIMEOUT: float = 30
-BLOCK = 1 << 20
 PASSING = frozenset({408, 416, 429, 500, 502, 503, 504})
 """Answers that may be another one a moment later; 416 is, as soon as the part that is too long is gone."""
 BY_HAND = "download it by hand, and give its folder with --from DIR"
 SUSPECTS = "a proxy that answers in the server's place or a changed release may be the cause"
-BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError)
-"""What the readers of archives raise at a broken file; RuntimeError covers passwords and unknown compressions."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +61,7 @@ def fetch(archive: Archive, folder: Path) -> Path:
     if target.is_file():
         _check_present(archive, target)
         return target
-    with _writing(folder):
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     part = _Part(archive, folder)
     if not part.complete:
@@ -81,7 +69,7 @@ def fetch(archive: Archive, folder: Path) -> Path:
     if (fault := _fault(archive, part.path)) is not None:
         part.discard()
         raise InputError(f"what {archive.url} sent is not the published file ({fault}): {SUSPECTS}; run again, or {BY_HAND}")
-    with _writing(target):
+    with writing(target):
         part.path.replace(target)
     part.notes.unlink(missing_ok=True)
     _remember_checked(archive, target)
@@ -110,7 +98,7 @@ def _fault(archive: Archive, path: Path) -> str | None:
 
 def _hash(path: Path, kind: str, name: str) -> str:
     digest = hashlib.new(kind, usedforsecurity=False)  # systems that ban MD5 for signatures still have it for this
-    with _opened(path) as stream, _bar(f"checking {name}", path.stat().st_size, leave=False) as bar:
+    with opened(path) as stream, byte_bar(f"checking {name}", path.stat().st_size, leave=False) as bar:
         while block := stream.read(BLOCK):
             digest.update(block)
             bar.update(len(block))
@@ -184,7 +172,7 @@ class _Part:
     def note(self, validator: str | None, total: int | None) -> None:
         """Keep which version of the file the part is of."""
         self.validator, self.total = validator, total
-        with _writing(self.notes):
+        with writing(self.notes):
             self.notes.write_text(json.dumps({"url": self.archive.url, "validator": validator, "total": total}), encoding="utf-8")
 
     def discard(self) -> None:
@@ -211,7 +199,7 @@ def _content_range(headers: Message) -> tuple[int | None, int | None]:
 def _download(part: _Part) -> None:
     """Fill `part` until it is complete, over as many connections as it takes while they bring something new."""
     failures, furthest, first = 0, part.size, True
-    with _bar(part.archive.name, part.total or part.archive.size, initial=part.size) as bar:
+    with byte_bar(part.archive.name, part.total or part.archive.size, initial=part.size) as bar:
         while not part.complete:
             try:
                 _receive(part, bar)
@@ -238,13 +226,13 @@ def _receive(part: _Part, bar: Any) -> None:
         _check_space(part)
         bar.total = part.total
         bar.update(part.size - bar.n)
-        with _writing(part.path):
+        with writing(part.path):
             stream = part.path.open("ab", buffering=0)  # an interrupt must find every byte that was counted in the file
         with stream:
             while block := response.read1(BLOCK):
-                _write(stream, block, part.path)
+                write_block(stream, block, part.path)
                 bar.update(len(block))
-            with _writing(part.path):
+            with writing(part.path):
                 os.fsync(stream.fileno())
     if part.total is None:
         part.note(part.validator, part.size)
@@ -301,167 +289,3 @@ def _check_space(part: _Part) -> None:
 
 def _gigabytes(size: int) -> str:
     return f"{size / 1e9:.2f} GB"
-
-
-def everything(name: str) -> bool:
-    """True: each file is wanted."""
-    return True
-
-
-def unpack(archive: Path, folder: Path, wanted: Callable[[str], bool] = everything) -> int:
-    """Number of the wanted files of a zip, tar or tar.gz, all of which are in `folder` afterwards.
-
-    `wanted` sees a file's path in the archive, with slashes. A file that is in `folder` with the right size stays as it
-    is. Raises `InputError` if the archive is broken, or if a wanted entry leads out of the folder or is no plain file.
-    """
-    found: set[Path] = set()
-    written: list[Path] = []
-    with _opened(archive) as raw, _bar(f"unpacking {archive.name}", archive.stat().st_size) as bar:
-        try:
-            for entry in _entries(archive, raw):
-                bar.update(entry.position - bar.n)
-                if wanted(entry.name):
-                    path = _destination(entry, archive, folder)
-                    if path in found or not _is_there(entry, path):  # in found: an archive may hold a file twice, the last counts
-                        _extract(entry, archive, path)
-                        written.append(path)
-                    found.add(path)
-        except _BrokenError:
-            for path in written:  # a damage that shows at the end may have begun in any of them, at the right size
-                path.unlink(missing_ok=True)
-            raise
-        bar.update(bar.total - bar.n)
-    return len(found)
-
-
-class _BrokenError(InputError):
-    """An archive cannot be read to its end."""
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """Anything but a folder in an archive."""
-
-    name: str
-    size: int
-    is_plain: bool
-    position: int
-    open: Callable[[], IO[bytes]]
-
-
-def _opened(path: Path) -> IO[bytes]:
-    try:
-        return path.open("rb")
-    except OSError as cause:
-        raise InputError(f"cannot open the archive {path}: {cause.strerror}") from cause
-
-
-def _entries(archive: Path, raw: IO[bytes]) -> Iterator[_Entry]:
-    with _reading(archive):
-        magic = raw.read(4)
-        raw.seek(0)
-        # by its first bytes: zipfile takes a tar whose last file is a zip for that zip
-        yield from _zip_entries(raw) if magic[:2] == b"PK" else _tar_entries(raw, "r:gz" if magic[:2] == b"\x1f\x8b" else "r:")
-
-
-def _zip_entries(raw: IO[bytes]) -> Iterator[_Entry]:
-    with zipfile.ZipFile(raw) as content:
-        for info in sorted(content.infolist(), key=lambda info: info.header_offset):
-            if not info.is_dir():
-                mode = stat.S_IFMT(info.external_attr >> 16)
-                plain = mode in (0, stat.S_IFREG)
-                yield _Entry(_tidy(info.filename), info.file_size, plain, info.header_offset, partial(content.open, info))
-
-
-def _tar_entries(raw: IO[bytes], mode: Any) -> Iterator[_Entry]:
-    with tarfile.open(fileobj=raw, mode=mode) as content:
-        for member in content:  # in the order of the file: each byte is decompressed once
-            if not member.isdir():
-                yield _Entry(_tidy(member.name), member.size, member.isreg(), raw.tell(), partial(_open_member, content, member))
-        _check_end(content)
-
-
-def _open_member(content: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
-    stream = content.extractfile(member)
-    assert stream is not None  # None stands for a folder or a device
-    return stream
-
-
-def _check_end(content: tarfile.TarFile) -> None:
-    """Raises if the archive stops where no end is: tarfile takes a cut between two files, or a spoilt header, for the end."""
-    stream: Any = content.fileobj
-    stream.seek(content.offset)
-    if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-        raise tarfile.ReadError("it stops before its end")
-    while stream.read(BLOCK):  # gzip compares its checksum at the very end
-        pass
-
-
-def _tidy(name: str) -> str:
-    """The name with slashes and without empty steps; a root and steps upwards stay, to be refused if the file is wanted."""
-    steps = name.replace("\\", "/").split("/")
-    return ("/" if steps[0] == "" else "") + "/".join(step for step in steps if step not in ("", "."))
-
-
-def _destination(entry: _Entry, archive: Path, folder: Path) -> Path:
-    name = entry.name
-    if not name or name.startswith("/") or ".." in name.split("/") or name[1:2] == ":" or "\0" in name:
-        raise InputError(f"{archive} holds a file that would land outside {folder}: {name!r}; get it from a source you trust")
-    if not entry.is_plain:
-        raise InputError(f"{archive} holds a link or device, {name}, and only plain files are unpacked; unpack it by hand")
-    return folder / name
-
-
-def _is_there(entry: _Entry, path: Path) -> bool:
-    return path.is_file() and path.stat().st_size == entry.size
-
-
-def _extract(entry: _Entry, archive: Path, path: Path) -> None:
-    """Write a file of an archive so that a kill at any moment leaves no half of it under its name."""
-    beside = path.with_name(f".{os.getpid()}.part")
-    try:
-        with _writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            out = beside.open("wb", buffering=0)  # a full disk must show at the write that meets it, not at closing
-        with out, _reading(archive), entry.open() as source:
-            while block := source.read(BLOCK):
-                _write(out, block, path)
-        with _writing(path):
-            beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-@contextmanager
-def _reading(archive: Path) -> Iterator[None]:
-    """Turns what goes wrong in reading an archive into one sentence."""
-    try:
-        yield
-    except InputError:
-        raise
-    except BROKEN as cause:
-        raise _BrokenError(
-            f"the archive {archive} is broken ({cause or type(cause).__name__}): delete it and run again, to download it anew"
-        ) from cause
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turns what goes wrong in writing to `path` into one sentence."""
-    try:
-        yield
-    except OSError as cause:
-        if cause.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise InputError(f"the disk is full, at {path}: free some space and run again, to go on from there") from cause
-        raise InputError(f"cannot write {path}: {cause.strerror or cause}") from cause
-
-
-def _write(stream: Any, block: bytes, path: Path) -> None:
-    rest = memoryview(block)
-    with _writing(path):
-        while rest:  # without a buffer a write may take only a part
-            rest = rest[stream.write(rest) :]
-
-
-def _bar(description: str, total: int | None, **options: Any) -> Any:
-    return tqdm(desc=description, total=total, unit="B", unit_scale=True, **options)

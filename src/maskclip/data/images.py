@@ -59,12 +59,13 @@ def broken_images(paths: Sequence[Path]) -> dict[Path, str]:
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """The class indices stored in the PNG at `path`, (H, W) int32. Raises `InputError` if it is not an index mask."""
+    """The class indices stored in the PNG at `path`, (H, W), uint8 or wider as stored. Raises `InputError` if it is not an index mask."""
     try:
         with Image.open(path) as image:
             if image.mode not in ("P", "L", "1", "I;16", "I"):
                 raise InputError(f"the mask {path} has mode {image.mode}: an index mask has one channel (palette or grey PNG)")
-            return np.array(image, dtype=np.int32)
+            labels = np.array(image)
+            return labels.astype(np.uint8) if labels.dtype == bool else labels
     except FileNotFoundError:
         raise InputError(f"no such mask: {path}") from None
     except InputError:

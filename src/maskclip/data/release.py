@@ -15,8 +15,9 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
-from maskclip.data.download import Archive, fetch, unpack
+from maskclip.data.download import Archive, fetch
 from maskclip.data.images import read_mask
+from maskclip.data.unpack import unpack
 from maskclip.errors import InputError
 from maskclip.vocabulary import Vocabulary
 

@@ -1,0 +1,35 @@
+"""A disk that fills up in the middle of a file."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+class FullDisk(io.FileIO):
+    """A file on a disk that has room for 2500 bytes of it."""
+
+    def write(self, block: Any) -> int:
+        room = 2500 - self.tell()
+        if room <= 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(bytes(block)[:room])
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    real: Callable[..., Any] = Path.open
+
+    def opened(path: Path, mode: str = "r", *options: Any, **named: Any) -> Any:
+        return FullDisk(path, mode) if path.suffix == ".part" and mode != "rb" else real(path, mode, *options, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "open", opened)
+        yield

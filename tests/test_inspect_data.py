@@ -1,0 +1,61 @@
+"""What scripts/inspect_data.py says of a data set that is sound, and of one that is not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import inspect_data
+import numpy as np
+import pytest
+from PIL import Image
+
+from maskclip import InputError
+
+
+def inspect(monkeypatch: pytest.MonkeyPatch, folder: Path, *overrides: str) -> dict:
+    monkeypatch.setattr(sys, "argv", ["inspect_data.py", f"paths.output={folder}", *overrides])
+    inspect_data.main()
+    return json.loads((folder / "report.json").read_text())
+
+
+def test_a_sound_data_set(textures_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    report = inspect(monkeypatch, tmp_path, "data=textures", f"data.root={textures_root}")
+    assert report["images"] == 5 and report["problems"] == [] and sum(report["sizes"].values()) == 5
+    pixels = sum(int(size.split("x")[0]) * int(size.split("x")[1]) * count for size, count in report["sizes"].items())
+    assert sum(report["pixels"].values()) == pixels and report["pixels"]["ignored"] > 0
+    printed = capsys.readouterr().out
+    assert "5 images, 0 problems" in printed and "brick wall" in printed
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width > 3 * inspect_data.CELL and sheet.height > 5 * inspect_data.CELL
+    assert inspect(monkeypatch, tmp_path, "data=textures", f"data.root={textures_root}", "+split=train", "+sample=3")["images"] == 3
+
+
+def test_problems_are_listed_with_their_files(textures_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "bad"
+    shutil.copytree(textures_root, root)
+    images, masks = root / "JPEGImages", root / "SegmentationClass"
+    (images / "val_00000.jpg").write_bytes(b"nothing")
+    (masks / "val_00001.png").unlink()
+    Image.new("L", (5, 5)).save(masks / "val_00002.png")
+    Image.fromarray(np.full(np.asarray(Image.open(masks / "val_00003.png")).shape, 77, np.uint8)).save(masks / "val_00003.png")
+    report = inspect(monkeypatch, tmp_path / "out", "data=textures", f"data.root={root}")
+    assert len(report["problems"]) == 4
+    assert "cannot read the image" in report["problems"][0] and "val_00000.jpg" in report["problems"][0]
+    assert "no such mask" in report["problems"][1] and "val_00001.png" in report["problems"][1]
+    assert "val_00002.png is 5 x 5 pixels" in report["problems"][2]
+    assert "val_00003.png has labels [77]" in report["problems"][3]
+
+
+def test_a_folder_without_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (30, 20)).save(tmp_path / "photos" / "a.jpg")
+    report = inspect(monkeypatch, tmp_path / "out", "data=folder", f"data.root={tmp_path / 'photos'}", "classes.names=[cat]")
+    assert report["images"] == 1 and report["sizes"] == {"30x20": 1} and (tmp_path / "out" / "sheet.png").is_file()
+
+
+def test_bad_overrides_are_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"Could not find 'data/voc'"):
+        inspect(monkeypatch, tmp_path, "data=voc")
