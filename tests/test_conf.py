@@ -24,7 +24,20 @@ from maskclip.run import plain
 CONF = ROOT / "conf"
 PROGRAMS = ("train", "eval", "segment", "embed")
 GROUPS = {
-    "train": ("data", "teacher", "task", "protocol", "trainer", "callbacks", "logger", "paths", "classes", "experiment", "debug"),
+    "train": (
+        "data",
+        "teacher",
+        "student",
+        "task",
+        "protocol",
+        "trainer",
+        "callbacks",
+        "logger",
+        "paths",
+        "classes",
+        "experiment",
+        "debug",
+    ),
     "eval": ("model", "data", "protocol", "trainer", "paths", "classes", "sweep", "debug"),
     "embed": ("model", "classes", "paths"),
     "segment": ("model", "classes", "protocol", "paths"),
@@ -57,8 +70,10 @@ def overrides_for(override: str) -> list[str]:
     given = [override]
     if override == "model=student":
         given.append(NEEDED[0])
-    if override == "data=folder":
+    if override in ("data=folder", "experiment=folder"):
         given.append(NEEDED[1])
+    if override == "student=smp":
+        given += ["student.arch=segformer", "student.encoder=mit_b0"]
     return given
 
 
@@ -82,8 +97,9 @@ def test_every_option_composes_and_binds(program: str, override: str, compose_cf
 def test_nested_settings_bind_too(override: str, compose_cfg: Callable[..., DictConfig]) -> None:
     cfg = compose_cfg("train", *overrides_for(override))
     assert set(cfg.data.augmentation) <= set(inspect.signature(TrainTransform).parameters)
-    network = set(inspect.signature(Student).parameters) | set(inspect.signature(smp.DeepLabV3Plus).parameters)
-    assert set(cfg.task.student) <= network
+    own = {"encoder_output_stride", "encoder_depth", "rates"} if cfg.student.arch == "deeplabv2" else set()
+    network = own or set(inspect.signature(smp.DeepLabV3Plus).parameters)
+    assert set(cfg.task.student) == set(cfg.student) <= set(inspect.signature(Student).parameters) | network
 
 
 def test_no_program_overrides_the_model_of_an_experiment() -> None:
@@ -93,7 +109,7 @@ def test_no_program_overrides_the_model_of_an_experiment() -> None:
 @pytest.mark.parametrize("name", options("experiment"))
 def test_experiments_are_headed_by_their_command(name: str) -> None:
     lines = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()
-    assert lines[:2] == ["# @package _global_", f"# python src/train.py experiment={name}"]
+    assert lines[0] == "# @package _global_" and lines[1].startswith(f"# python src/train.py experiment={name}")
 
 
 def test_the_named_commands_compose(compose_cfg: Callable[..., DictConfig]) -> None:
@@ -103,7 +119,33 @@ def test_the_named_commands_compose(compose_cfg: Callable[..., DictConfig]) -> N
     assert context.teacher.architecture == "RN50-quickgelu"
     assert (context.data.name, context.data.labels, context.protocol.long_side) == ("context60", "seen", 520)
     assert (context.trainer.max_steps, context.task.guided, context.task.lr) == (40000, 4000, 0.004)
+    assert (context.student.arch, context.student.encoder_output_stride) == ("deeplabv3plus", 8)
+    assert list(context.student.decoder_atrous_rates) == [12, 24, 36] and context.data.batch_size == 16
     assert context.classes.background and len(context.classes.unseen) == 10
+
+
+PUBLISHED = {  # data, steps, guided, labels, student
+    "voc_annotation_free": ("voc20", 2000, 1.0, "oracle_ignore", "deeplabv2"),
+    "context_annotation_free": ("context59", 4000, 1.0, "oracle_ignore", "deeplabv2"),
+    "stuff_annotation_free": ("coco_stuff", 8000, 1.0, "oracle_ignore", "deeplabv2"),
+    "cityscapes_annotation_free": ("cityscapes", 4000, 1.0, "oracle_ignore", "deeplabv2"),
+    "ade_annotation_free": ("ade20k", 8000, 1.0, "oracle_ignore", "deeplabv2"),
+    "voc_zero_shot": ("voc20", 20000, 2000, "seen", "deeplabv2"),
+    "voc21_zero_shot": ("voc21", 20000, 2000, "seen", "deeplabv2"),
+    "stuff_zero_shot": ("coco_stuff", 80000, 8000, "seen", "deeplabv2"),
+    "context_zero_shot": ("context60", 40000, 4000, "seen", "deeplabv3plus"),
+    "folder": ("folder", 300, 1.0, "none", "deeplabv2"),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_schedules_of_the_paper(name: str, compose_cfg: Callable[..., DictConfig]) -> None:
+    cfg = compose_cfg("train", *overrides_for(f"experiment={name}"))
+    said = (cfg.data.name, cfg.trainer.max_steps, cfg.task.guided, cfg.data.labels, cfg.student.arch)
+    assert said == PUBLISHED[name]
+    assert (cfg.task.optimizer, cfg.task.momentum, cfg.task.power, cfg.task.min_lr) == ("sgd", 0.9, 0.9, 1e-4)
+    assert (cfg.task.lr, cfg.task.weight_decay) == ((0.004, 1e-4) if name == "context_zero_shot" else (0.01, 5e-4))
+    assert cfg.data.batch_size == 16 and cfg.student.encoder == "tu-resnet101c"
 
 
 def test_clip_and_maskclip_differ_in_the_strategy_only(compose_cfg: Callable[..., DictConfig]) -> None:

@@ -27,7 +27,7 @@ SMALL_STUDENT = (
     "data.num_workers=0",
     "data.batch_size=2",
     "data.augmentation.crop=64",
-    "task.student.decoder_channels=16",
+    "student.decoder_channels=16",
     "callbacks.last.every_n_train_steps=1",
     "pictures=0",
 )

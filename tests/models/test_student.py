@@ -24,7 +24,7 @@ def student(names: tuple[str, ...] = ("cat", "dog", "sky"), background: bool = F
 def test_scores_are_dot_products_with_the_text() -> None:
     model, image = student(), torch.rand(1, 3, 64, 96)
     features = model.network((image - model.mean) / model.std)
-    assert features.shape == (1, 8, 16, 24)
+    assert features.shape == (1, 8, 16, 24) and torch.equal(features, model.features(image))
     expected = torch.tensordot(model.text_embeddings, features[0], dims=1)[None]
     torch.testing.assert_close(model(image), expected)
 
@@ -67,9 +67,31 @@ def test_segment_gives_the_pictures_own_size() -> None:
         student().segment("photo.jpg")  # type: ignore[arg-type]
 
 
-def test_unknown_encoder() -> None:
-    with pytest.raises(InputError, match=r"student.encoder=resnet19"):
-        Student({"names": ["cat"]}, 8, encoder="resnet19", weights=None)
+@torch.no_grad()
+def test_normalised_features_and_temperature() -> None:
+    model = student()
+    features = torch.randn(1, 8, 3, 4)
+    plain = model.classify(features)
+    model.temperature = 20.0
+    torch.testing.assert_close(model.classify(features), 20 * plain)
+    model.normalise = True
+    cosines = torch.einsum("bdhw,cd->bchw", F.normalize(features, dim=1), model.text_embeddings)
+    torch.testing.assert_close(model.classify(features), 20 * cosines)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"encoder": "resnet19"}, r"student.encoder=resnet19"),
+        ({"arch": "deeplabv4"}, r"student.arch=deeplabv4: choose one of deeplabv2, deeplabv3plus"),
+        ({"arch": "deeplabv2", "encoder": "resnet18", "decoder_channels": 3}, r"deeplabv2 has no decoder_channels"),
+        ({"arch": "unetplusplus", "encoder": "mit_b0"}, r"student.arch=unetplusplus with encoder=mit_b0 cannot be built"),
+        ({"arch": "fpn", "encoder": "resnet18", "rates": 3}, r"student.arch=fpn with encoder=resnet18 cannot be built"),
+    ],
+)
+def test_networks_that_cannot_be(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Student({"names": ["cat"]}, 8, weights=None, **options)
 
 
 def test_bad_checkpoints(tmp_path: Path) -> None:

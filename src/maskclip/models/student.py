@@ -7,31 +7,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from segmentation_models_pytorch.encoders.resnet import ResNetEncoder
 from torch import Tensor, nn
 
 from maskclip.clip import weights_sha256
 from maskclip.errors import InputError
 from maskclip.functional import best_word
 from maskclip.inference import Protocol, predict_image
+from maskclip.models.networks import build_network
 from maskclip.vocabulary import Vocabulary
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Student(nn.Module):
-    """DeepLabv3+ (segmentation-models-pytorch) with features in the text space and text embeddings as the classifier.
+    """A segmentation network with features in the text space and text embeddings as the classifier.
 
-    The last convolution has `embedding_dim` channels; class scores are its dot products with the frozen text embeddings,
-    without bias, temperature or normalisation, as in the released code; a class scores as its best word does. `classes`
-    are the arguments of a `Vocabulary`; a background without words is one learned embedding, made unit when used.
-    `encoder` is any encoder of smp or, with the prefix "tu-", of timm; `weights` its pretraining, None for none.
-    `options` go to the network.
-    The text embeddings are part of the state: a stored student needs no CLIP.
+    The last feature has `embedding_dim` channels; class scores are its dot products with the frozen text embeddings,
+    without bias, as in the released code; `normalise` makes features unit first, `temperature` multiplies the scores
+    (released: neither). A class scores as its best word does. `classes` are the arguments of a `Vocabulary`; a background
+    without words is one learned embedding, made unit when used. `arch`, `encoder`, `weights` (None: random) and `options`
+    describe the network, see `build_network`. The text embeddings are part of the state: a stored student needs no CLIP.
     """
 
     mean: Tensor
@@ -43,15 +41,19 @@ class Student(nn.Module):
         self,
         classes: Mapping[str, Any],
         embedding_dim: int,
+        arch: str = "deeplabv3plus",
         encoder: str = "resnet101",
         weights: str | None = "imagenet",
+        normalise: bool = False,
+        temperature: float = 1.0,
         provenance: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
+        self.normalise, self.temperature = normalise, temperature
         self.vocabulary = Vocabulary(**classes)
         self.provenance = dict(provenance or {})
-        self.network = _deeplab(encoder, weights, embedding_dim, options)
+        self.network = build_network(arch, encoder, weights, embedding_dim, options)
         self.register_buffer("text_embeddings", torch.zeros(sum(self.vocabulary.word_counts), embedding_dim))
         self.background = nn.Parameter(torch.randn(1, embedding_dim)) if self.vocabulary.wordless else None
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
@@ -76,13 +78,22 @@ class Student(nn.Module):
             return self.text_embeddings
         return torch.cat([F.normalize(self.background, dim=1), self.text_embeddings])
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Class logits (B, C, h, w) at stride 4 of RGB images (B, 3, H, W) in 0..1."""
+    def features(self, image: Tensor) -> Tensor:
+        """Features (B, D, h, w) in the text space of RGB images (B, 3, H, W) in 0..1, at the network's stride."""
         height, width = image.shape[-2:]
         rows, columns = self.covered_size(height, width)
-        padded = F.pad((image - self.mean) / self.std, (0, columns - width, 0, rows - height))
-        scores = torch.einsum("bdhw,cd->bchw", self.network(padded), self.classifier())
+        return self.network(F.pad((image - self.mean) / self.std, (0, columns - width, 0, rows - height)))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Class logits (B, C, h, w) from features (B, D, h, w)."""
+        if self.normalise:
+            features = F.normalize(features, dim=1)
+        scores = self.temperature * torch.einsum("bdhw,cd->bchw", features, self.classifier())
         return best_word(scores, [1] * self.vocabulary.wordless + self.vocabulary.word_counts)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Class logits (B, C, h, w) of RGB images (B, 3, H, W) in 0..1, at the network's stride."""
+        return self.classify(self.features(image))
 
     def decide(self, logits: Tensor) -> Tensor:
         """The label of every pixel, (B, H, W): its best class by logits (B, C, H, W)."""
@@ -91,23 +102,6 @@ class Student(nn.Module):
     def segment(self, image: Image.Image, short_side: int | None = None, long_side: int | None = None) -> np.ndarray:
         """The label map of a picture at its own size, (H, W). The sides say at which size the network sees it."""
         return predict_image(self, image, Protocol(short_side=short_side, long_side=long_side))
-
-
-def _deeplab(encoder: str, weights: str | None, channels: int, options: dict[str, Any]) -> nn.Module:
-    try:
-        network = smp.DeepLabV3Plus(encoder, encoder_weights=weights, classes=channels, upsampling=1, **options)
-    except KeyError as cause:
-        raise InputError(f"student.encoder={encoder}: {cause.args[0]}") from cause
-    except OSError as cause:
-        raise InputError(
-            f"the {weights} weights of {encoder} are not on this machine and could not be downloaded; "
-            "connect once, or start from random weights with task.student.weights=null"
-        ) from cause
-
-    if isinstance(network.encoder, ResNetEncoder):  # smp keeps the stages beyond the depth, without ever using them
-        for stage in range(options.get("encoder_depth", 5), 5):
-            setattr(network.encoder, f"layer{stage}", nn.Identity())
-    return network
 
 
 def load_student(checkpoint: str | Path, classes: Vocabulary | Sequence[str] | None = None) -> Student:
