@@ -130,6 +130,27 @@ def pseudo_labels(labels: Tensor, scores: Tensor, classes: Tensor, confidence: f
     return torch.where(labels == UNLABELLED, guess, labels)
 
 
+def cross_entropy(logits: Tensor, labels: Tensor, ignored: int = IGNORE_INDEX, over: Literal["valid", "all"] = "valid") -> Tensor:
+    """Cross-entropy of logits (B, C, H, W) against labels (B, H, W), a scalar; `ignored` pixels add nothing.
+
+    It is the mean `over` the valid pixels, or over all of them as in the released code, where many ignored pixels make for small steps.
+    0 where no pixel is valid.
+    """
+    total = F.cross_entropy(logits.float(), labels, ignore_index=ignored, reduction="sum")
+    return total / (labels.numel() if over == "all" else (labels != ignored).sum().clamp(min=1))
+
+
+def distillation(features: Tensor, teacher: Tensor, where: Tensor) -> Tensor:
+    """Mean absolute difference between a student's features and the teacher's, made unit, a scalar (section 4, ablation).
+
+    Both are (B, D, h, w), `teacher` is brought to the size of `features`; `where` (B, H, W) says which pixels count, at
+    their nearest position. The gradient reaches the student (in the released code it does not). 0 where no pixel counts.
+    """
+    target = F.normalize(resize(teacher, (features.shape[-2], features.shape[-1])), dim=1)
+    counts = F.interpolate(where[:, None].float(), size=features.shape[-2:], mode="nearest")
+    return ((features - target).abs().mean(dim=1, keepdim=True) * counts).sum() / counts.sum().clamp(min=1)
+
+
 def resample_position_embedding(embedding: Tensor, native: tuple[int, int], grid: tuple[int, int], first: int = 1) -> Tensor:
     """Position embedding (`first` + h*w, K) for another grid: rows of class and register tokens, then the grid's, bicubic."""
     if native == grid:

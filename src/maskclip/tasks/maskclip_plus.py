@@ -8,13 +8,12 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from maskclip.data.dataset import Sample, same_size
 from maskclip.errors import InputError
-from maskclip.functional import UNLABELLED, pseudo_labels, upsample_logits
+from maskclip.functional import UNLABELLED, cross_entropy, pseudo_labels, upsample_logits
 from maskclip.inference import Protocol, predict_labels
 from maskclip.metrics import Confusion, scores
 from maskclip.models import MaskCLIP, Student
@@ -26,8 +25,8 @@ class MaskCLIPPlus(pl.LightningModule):
     `classes` are the arguments of a `Vocabulary`, `student` those of a `Student`. `labels` as in `SegmentationData`:
     it decides which classes are to be pseudo-labelled. For the first `guided` optimiser steps (an int, or a fraction of
     the run) the teacher writes the pseudo labels, afterwards the student itself. `confidence`: pseudo labels of the
-    teacher with a lower score (a cosine; with key smoothing the log share of votes) are ignored. The learning rate falls from `lr` to
-    `min_lr` with a polynomial of `power`.
+    teacher with a lower score (a cosine; with key smoothing the log share of votes) are ignored. The loss is the mean over
+    "valid" pixels or, as released, over "all". The learning rate falls from `lr` to `min_lr` with a polynomial of `power`.
 
     `run` is what else decides the result (data, batch, seed, steps) and `provenance` where the labels came from; both are
     only kept, for resuming and for result cards. Everything here is plain data, so a checkpoint loads with
@@ -45,6 +44,7 @@ class MaskCLIPPlus(pl.LightningModule):
         protocol: Mapping[str, Any],
         guided: int | float = 1.0,
         confidence: float | None = None,
+        mean_over: str = "valid",
         optimizer: str = "sgd",
         lr: float = 0.01,
         momentum: float = 0.9,
@@ -58,6 +58,8 @@ class MaskCLIPPlus(pl.LightningModule):
         self.save_hyperparameters()
         if optimizer not in ("sgd", "adamw"):
             raise InputError(f"task.optimizer={optimizer!r}: choose sgd or adamw")
+        if mean_over not in ("valid", "all"):
+            raise InputError(f"task.mean_over={mean_over!r}: choose valid or all")
         if isinstance(guided, float) and not 0 <= guided <= 1:
             raise InputError(f"task.guided={guided}: a fraction of the run between 0.0 and 1.0, or a number of steps without a point")
         self.student = Student(classes, embedding_dim, provenance=provenance, **student)
@@ -99,9 +101,7 @@ class MaskCLIPPlus(pl.LightningModule):
         size = (image.shape[-2], image.shape[-1])
         logits = upsample_logits(coarse, self.student.covered_size(*size), size)
         labels = self.fill(given, image, logits) if len(self.unlabelled) else given
-        ignored = self.student.vocabulary.ignore_index
-        total = F.cross_entropy(logits.float(), labels, ignore_index=ignored, reduction="sum")
-        loss = total / (labels != ignored).sum().clamp(min=1)  # a crop may hold nothing but ignored pixels
+        loss = cross_entropy(logits, labels, self.student.vocabulary.ignore_index, self.hparams["mean_over"])
         filled = (given == UNLABELLED).float().mean()
         self.log_dict({"train/loss": loss, "train/pseudo_labelled": filled, "train/guided": float(self.is_guided)}, prog_bar=True)
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
