@@ -23,9 +23,10 @@ from torch import nn  # noqa: E402
 from maskclip.data.datamodule import SegmentationData  # noqa: E402
 from maskclip.data.images import write_atomically  # noqa: E402
 from maskclip.data.textures_release import write_textures  # noqa: E402
+from maskclip.files import write_json  # noqa: E402
 from maskclip.inference import predict_image  # noqa: E402
 from maskclip.pictures import colourise, legend, magnify, overlay, sheet, stack  # noqa: E402
-from maskclip.results import table, write_json  # noqa: E402
+from maskclip.results import table  # noqa: E402
 from maskclip.run import Card, be_quiet, build, evaluate_model, plain, train_student  # noqa: E402
 from maskclip.vocabulary import Vocabulary  # noqa: E402
 

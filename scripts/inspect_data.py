@@ -28,8 +28,8 @@ from maskclip.data.dataset import SegmentationDataset  # noqa: E402
 from maskclip.data.images import read_image, write_atomically  # noqa: E402
 from maskclip.data.release import one_sentence  # noqa: E402
 from maskclip.errors import InputError  # noqa: E402
+from maskclip.files import write_json  # noqa: E402
 from maskclip.pictures import colourise, legend, overlay, sheet, stack  # noqa: E402
-from maskclip.results import write_json  # noqa: E402
 from maskclip.run import build, words_of  # noqa: E402
 from maskclip.vocabulary import Vocabulary  # noqa: E402
 

@@ -22,7 +22,7 @@ from maskclip.data.transforms import TrainTransform
 from maskclip.run import plain
 
 CONF = ROOT / "conf"
-PROGRAMS = ("train", "eval", "segment", "embed")
+PROGRAMS = ("train", "eval", "segment", "embed", "export")
 GROUPS = {
     "train": (
         "data",
@@ -40,6 +40,7 @@ GROUPS = {
     ),
     "eval": ("model", "data", "protocol", "trainer", "paths", "classes", "sweep", "debug"),
     "embed": ("model", "classes", "paths"),
+    "export": ("paths",),
     "segment": ("model", "classes", "protocol", "paths"),
 }
 # what a person has to give

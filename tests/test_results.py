@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from maskclip import Vocabulary
+from maskclip.files import write_json
 from maskclip.metrics import scores
 from maskclip.pictures import colourise, legend, overlay, sheet, stack
-from maskclip.results import class_table, score_entries, table, versions, write_json
+from maskclip.results import class_table, score_entries, table, versions
 
 WORDS = Vocabulary(["cat", "dog", "sky"], unseen=["dog"])
 

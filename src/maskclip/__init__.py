@@ -1,10 +1,19 @@
-"""MaskCLIP and MaskCLIP+: dense labels from CLIP without annotations (Zhou, Loy, Dai, ECCV 2022)."""
+"""MaskCLIP and MaskCLIP+: dense labels from CLIP without annotations (Zhou, Loy, Dai, ECCV 2022).
 
-from maskclip.clip import DenseCLIP
-from maskclip.errors import InputError
-from maskclip.inference import Protocol, predict_labels, predict_logits
-from maskclip.models import MaskCLIP, Released, Student, load_student
-from maskclip.vocabulary import Vocabulary
+Names are imported when they are first used, so that a student, which needs no CLIP, loads where open_clip is not installed.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from maskclip.clip import DenseCLIP
+    from maskclip.errors import InputError
+    from maskclip.inference import Protocol, predict_labels, predict_logits
+    from maskclip.models.maskclip import MaskCLIP
+    from maskclip.models.released import Released
+    from maskclip.models.student import Student, load_student
+    from maskclip.vocabulary import Vocabulary
 
 __all__ = [
     "DenseCLIP",
@@ -18,3 +27,22 @@ __all__ = [
     "predict_labels",
     "predict_logits",
 ]
+
+_HOMES = {
+    "DenseCLIP": "clip",
+    "InputError": "errors",
+    "MaskCLIP": "models.maskclip",
+    "Protocol": "inference",
+    "Released": "models.released",
+    "Student": "models.student",
+    "Vocabulary": "vocabulary",
+    "load_student": "models.student",
+    "predict_labels": "inference",
+    "predict_logits": "inference",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'maskclip' has no attribute {name!r}")
+    return getattr(import_module(f"maskclip.{_HOMES[name]}"), name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import platform
@@ -69,14 +68,6 @@ def device_name(device: torch.device) -> str:
     cpuinfo = Path("/proc/cpuinfo")
     models = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] if cpuinfo.exists() else []
     return f"{models[0].split(':', 1)[1].strip() if models else platform.processor()} ({os.cpu_count()} cores)"
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write JSON so that a kill at any moment leaves the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)
 
 
 def score_cells(rows: Sequence[Mapping[str, Any]], first: str = "method") -> list[list[str]]:

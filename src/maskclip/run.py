@@ -28,10 +28,12 @@ from maskclip.callbacks import AtomicCheckpoints, SavePictures, StepProgressBar
 from maskclip.data.datamodule import SegmentationData
 from maskclip.data.images import find_images
 from maskclip.errors import InputError
+from maskclip.files import write_json
 from maskclip.inference import Protocol, Segmenter
 from maskclip.metrics import scores
-from maskclip.models import MaskCLIP, Student
-from maskclip.results import PROJECT, class_table, commit, device_name, score_entries, table, versions, write_json
+from maskclip.models.maskclip import MaskCLIP
+from maskclip.models.student import Student, load_student
+from maskclip.results import PROJECT, class_table, commit, device_name, score_entries, table, versions
 from maskclip.segment import segment_files
 from maskclip.tasks import Evaluation
 from maskclip.vocabulary import Vocabulary, read_words
@@ -282,3 +284,11 @@ def embed(cfg: DictConfig) -> None:
     output = Path(cfg.output)
     model.save_text(output)
     print(f"{len(model.text_embeddings)} words of {len(model.vocabulary)} classes, {model.embedding_dim} dimensions: {output}")
+
+
+def export(cfg: DictConfig) -> None:
+    """`src/export.py`: a trained student as a folder that needs neither Hydra nor Lightning nor CLIP."""
+    student = load_student(cfg.checkpoint)
+    student.save(cfg.output)
+    size = sum(path.stat().st_size for path in Path(cfg.output).iterdir()) / 1e6
+    print(f"{student.method}, {len(student.vocabulary)} classes, {size:.1f} MB: {cfg.output}")

@@ -11,10 +11,11 @@ from tqdm import tqdm
 
 from maskclip.data.images import read_image, write_atomically, write_mask
 from maskclip.errors import InputError
+from maskclip.files import write_json
 from maskclip.inference import Protocol, predict_image
-from maskclip.models import MaskCLIP, Student
+from maskclip.models.maskclip import MaskCLIP
+from maskclip.models.student import Student
 from maskclip.pictures import legend, overlay
-from maskclip.results import write_json
 
 
 def segment_files(model: MaskCLIP | Student, files: Sequence[tuple[Path, Path]], protocol: Protocol, output: Path) -> list[str]:

@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import save_file
 
 from maskclip import InputError
-from maskclip.clip import load_clip, loading, weights_sha256
+from maskclip.clip import load_clip, loading
 from maskclip.clip.loading import normalisation_of
 from maskclip.clip.weights import is_torchscript, read_state_dict
+from maskclip.fingerprint import weights_sha256
 
 
 def test_unknown_architecture_and_tag() -> None:

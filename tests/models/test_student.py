@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,29 @@ def test_normalised_features_and_temperature() -> None:
 def test_networks_that_cannot_be(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Student({"names": ["cat"]}, 8, weights=None, **options)
+
+
+def test_a_saved_student_is_the_student(tmp_path: Path) -> None:
+    names = ("background", "cat", "dog")
+    torch.manual_seed(0)
+    words = {"names": list(names), "prompts": {"cat": ["cat", "kitten"]}, "unseen": ["dog"], "background": True}
+    model = Student(words, 8, temperature=3.0, normalise=True, provenance={"method": "maskclip+"}, **NETWORK).eval()
+    model.text_embeddings.copy_(F.normalize(torch.randn(3, 8), dim=1))
+    model.save(tmp_path / "s")
+    assert sorted(path.name for path in (tmp_path / "s").iterdir()) == ["student.json", "student.safetensors"]
+    again = load_student(tmp_path / "s")
+    image = torch.rand(1, 3, 64, 64)
+    assert torch.equal(again(image), model(image)) and not again.training
+    assert again.vocabulary.words == model.vocabulary.words and again.vocabulary.unseen == ["dog"]
+    assert again.vocabulary.colours == model.vocabulary.colours
+    assert (again.method, again.weights_sha256) == ("maskclip+", model.weights_sha256)
+    about = json.loads((tmp_path / "s" / "student.json").read_text())
+    assert about["preprocessing"]["mean"] == [0.485, 0.456, 0.406] and about["student"]["arch"] == "deeplabv3plus"
+    again.save(tmp_path / "t")
+    assert (tmp_path / "t" / "student.safetensors").read_bytes() == (tmp_path / "s" / "student.safetensors").read_bytes()
+    (tmp_path / "s" / "student.json").write_text("{}")
+    with pytest.raises(InputError, match="not a checkpoint of a MaskCLIP"):
+        load_student(tmp_path / "s")
 
 
 def test_bad_checkpoints(tmp_path: Path) -> None:

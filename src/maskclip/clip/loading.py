@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import os
@@ -16,11 +15,11 @@ from typing import Any
 import open_clip
 import torch
 from open_clip.model import CLIP, convert_to_custom_text_state_dict
-from torch import nn
 
 from maskclip.clip import tiny
 from maskclip.clip.weights import State, is_torchscript, read_state_dict
 from maskclip.errors import InputError
+from maskclip.fingerprint import weights_sha256
 
 
 @contextmanager
@@ -197,20 +196,6 @@ def load_tokenizer(architecture: str) -> Any:
 def fingerprints(model: CLIP) -> dict[str, str]:
     """`visual_sha256` of the image tower and `text_sha256` of all the rest of a CLIP."""
     return {"visual_sha256": weights_sha256(model.visual), "text_sha256": weights_sha256(model, without="visual.")}
-
-
-def weights_sha256(model: nn.Module, without: str | None = None) -> str:
-    """A fingerprint of all weights: SHA-256 over names and float32 bytes in order of the names.
-
-    Weights whose names begin with `without` do not count.
-    """
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        if without is not None and name.startswith(without):
-            continue
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().to(torch.float32).contiguous().numpy())
-    return digest.hexdigest()
 
 
 def cache_root() -> Path:

@@ -19,6 +19,7 @@ from maskclip.data.download import Archive, fetch
 from maskclip.data.images import read_mask
 from maskclip.data.unpack import unpack
 from maskclip.errors import InputError
+from maskclip.files import write_text
 from maskclip.vocabulary import Vocabulary
 
 UNPACKED = ".unpacked"
@@ -133,10 +134,7 @@ def _spread(function: Callable, items: Sequence, workers: int, what: str) -> lis
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Write a text file of lines; atomic."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial_path = path.with_name(f".{path.name}.{os.getpid()}")
-    partial_path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    partial_path.replace(path)
+    write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 def read_lines(path: Path) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from os import getpid
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +12,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from maskclip.clip import weights_sha256
 from maskclip.errors import InputError
+from maskclip.files import write_json
+from maskclip.fingerprint import weights_sha256
 from maskclip.functional import best_word
 from maskclip.inference import Protocol, predict_image
 from maskclip.models.networks import build_network
 from maskclip.vocabulary import Vocabulary
 
+WEIGHTS, DESCRIPTION = "student.safetensors", "student.json"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -50,6 +55,8 @@ class Student(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
+        network = {"arch": arch, "encoder": encoder, **options}
+        self.settings = {"embedding_dim": embedding_dim, "normalise": normalise, "temperature": temperature, **network}
         self.normalise, self.temperature = normalise, temperature
         self.vocabulary = Vocabulary(**classes)
         self.provenance = dict(provenance or {})
@@ -99,32 +106,50 @@ class Student(nn.Module):
         """The label of every pixel, (B, H, W): its best class by logits (B, C, H, W)."""
         return logits.argmax(dim=1)
 
+    def save(self, folder: str | Path) -> None:
+        """Write the student to a folder: student.safetensors, and student.json with all that it takes to build and use it.
+
+        The description has the network, the class names, words and colours, the preprocessing and the provenance. It
+        is written last: a folder with a student.json is whole.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        words, state = self.vocabulary, {name: value.contiguous().cpu() for name, value in self.state_dict().items()}
+        partial = folder / f".{WEIGHTS}.{getpid()}"
+        save_file(state, partial)
+        partial.replace(folder / WEIGHTS)
+        about = {
+            "method": self.method,
+            "student": self.settings,
+            "classes": {
+                "names": list(words.names),
+                "prompts": {name: list(given) for name, given in zip(words.names[words.wordless :], words.words, strict=True)},
+                "palette": [list(colour) for colour in words.colours],
+                "unseen": list(words.unseen),
+                "background": words.background,
+            },
+            "preprocessing": {"colours": "RGB in 0..1", "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD), "multiple": self.multiple},
+            "weights_sha256": self.weights_sha256,
+            "provenance": self.provenance,
+        }
+        write_json(folder / DESCRIPTION, about)
+
     def segment(self, image: Image.Image, short_side: int | None = None, long_side: int | None = None) -> np.ndarray:
         """The label map of a picture at its own size, (H, W). The sides say at which size the network sees it."""
         return predict_image(self, image, Protocol(short_side=short_side, long_side=long_side))
 
 
 def load_student(checkpoint: str | Path, classes: Vocabulary | Sequence[str] | None = None) -> Student:
-    """The student in a checkpoint of `src/train.py`, in eval mode, without its teacher.
+    """The student in a folder of `Student.save` or in a checkpoint of `src/train.py`, in eval mode, without its teacher.
 
-    `classes` None takes the student's own; others must have the same names. Raises `InputError` if the file is
-    missing or not such a checkpoint, or if the class names differ.
+    Nothing that the files contain is run. `classes` None takes the student's own; others must have the same names.
+    Raises `InputError` if the file is missing or holds no such student, or if the class names differ.
     """
     path = Path(checkpoint)
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"no checkpoint {path} (model.checkpoint)")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        settings = content["hyper_parameters"]
-        prefix = "student."
-        state = {name[len(prefix) :]: value for name, value in content["state_dict"].items() if name.startswith(prefix)}
-        student = Student(
-            settings["classes"],
-            settings["embedding_dim"],
-            provenance=settings["provenance"],
-            **{**settings["student"], "weights": None},
-        )
-        student.load_state_dict(state)
+        student = _from_folder(path) if path.is_dir() else _from_checkpoint(path)
     except Exception as cause:
         raise InputError(f"{path} is not a checkpoint of a MaskCLIP+ student ({type(cause).__name__})") from cause
     if classes is not None and list(Vocabulary.of(classes).names) != list(student.vocabulary.names):
@@ -133,3 +158,21 @@ def load_student(checkpoint: str | Path, classes: Vocabulary | Sequence[str] | N
             f"the classes asked for are {', '.join(Vocabulary.of(classes).names)}"
         )
     return student.eval()
+
+
+def _from_checkpoint(path: Path) -> Student:
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    settings, prefix = content["hyper_parameters"], "student."
+    state = {name[len(prefix) :]: value for name, value in content["state_dict"].items() if name.startswith(prefix)}
+    student = Student(
+        settings["classes"], settings["embedding_dim"], provenance=settings["provenance"], **{**settings["student"], "weights": None}
+    )
+    student.load_state_dict(state)
+    return student
+
+
+def _from_folder(path: Path) -> Student:
+    about = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
+    student = Student(about["classes"], provenance=about["provenance"], weights=None, **about["student"])
+    student.load_state_dict(load_file(path / WEIGHTS))
+    return student

@@ -16,7 +16,8 @@ from maskclip.errors import InputError
 from maskclip.functional import UNLABELLED, cross_entropy, pseudo_labels, upsample_logits
 from maskclip.inference import Protocol, predict_labels
 from maskclip.metrics import Confusion, scores
-from maskclip.models import MaskCLIP, Student
+from maskclip.models.maskclip import MaskCLIP
+from maskclip.models.student import Student
 
 
 class MaskCLIPPlus(pl.LightningModule):
