@@ -130,14 +130,23 @@ def pseudo_labels(labels: Tensor, scores: Tensor, classes: Tensor, confidence: f
     return torch.where(labels == UNLABELLED, guess, labels)
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, ignored: int = IGNORE_INDEX, over: Literal["valid", "all"] = "valid") -> Tensor:
+def cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    ignored: int = IGNORE_INDEX,
+    over: Literal["valid", "all"] = "valid",
+    valid: Tensor | None = None,
+) -> Tensor:
     """Cross-entropy of logits (B, C, H, W) against labels (B, H, W), a scalar; `ignored` pixels add nothing.
 
     It is the mean `over` the valid pixels, or over all of them as in the released code, where many ignored pixels make for small steps.
-    0 where no pixel is valid.
+    0 where no pixel is valid. `valid` is the number of valid pixels to divide by, where it is not that of these labels: with the
+    mean of the counts of several processes, the mean of their gradients is the gradient of the whole batch.
     """
     total = F.cross_entropy(logits.float(), labels, ignore_index=ignored, reduction="sum")
-    return total / (labels.numel() if over == "all" else (labels != ignored).sum().clamp(min=1))
+    if over == "all":
+        return total / labels.numel()
+    return total / ((labels != ignored).sum() if valid is None else valid).clamp(min=1)
 
 
 def distillation(features: Tensor, teacher: Tensor, where: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 
 from maskclip import InputError, MaskCLIP, Vocabulary, load_student
 from maskclip.data.datamodule import SegmentationData
-from maskclip.functional import UNLABELLED, upsample_logits
+from maskclip.functional import UNLABELLED, resize, upsample_logits
 from maskclip.tasks import MaskCLIPPlus
 
 NETWORK: dict[str, Any] = {"encoder": "resnet18", "weights": None, "decoder_channels": 16, "encoder_depth": 3, "decoder_aspp_dropout": 0.0}
@@ -133,6 +135,83 @@ def test_checkpoint_is_safe_small_and_whole(tiny: MaskCLIP, textures_root: Path,
     assert student.vocabulary == task.student.vocabulary and student.method == "test"
     with pytest.raises(InputError, match="the classes asked for are cat"):
         load_student(path, ["cat"])
+
+
+def test_an_average_of_the_student_labels_the_second_phase(tiny: MaskCLIP, textures_root: Path, tmp_path: Path) -> None:
+    task = make_task(tiny, guided=0, ema=0.5)
+    assert task.average is not None and not any(p.requires_grad for p in task.average.parameters())
+    before = {name: value.clone() for name, value in task.student.named_parameters()}
+    make_trainer(tmp_path, 1, accumulate_grad_batches=2).fit(task, make_data(textures_root, tiny.vocabulary, "seen"))
+    average = dict(task.average.module.named_parameters())
+    after = dict(task.student.named_parameters())
+    moved = [name for name in before if not torch.equal(before[name], after[name])]
+    assert moved and all(torch.equal(average[name], after[name]) for name in moved)  # the first update copies
+    task.trainer = make_trainer(tmp_path, 4)
+    given, image = torch.full((1, 64, 64), UNLABELLED), torch.rand(1, 3, 64, 64)
+    unseen = torch.tensor(tiny.vocabulary.unseen_indices)
+    expected = unseen[upsample_logits(task.average.module.eval()(image), (64, 64), (64, 64))[:, unseen].argmax(1)]
+    assert torch.equal(task.fill(given, image, torch.zeros(1, 13, 64, 64)), expected)
+
+
+def test_distillation_pulls_the_features_to_the_teachers(tiny: MaskCLIP, textures_root: Path, tmp_path: Path) -> None:
+    task = make_task(tiny)
+    image = torch.rand(2, 3, 64, 64)
+    features = task.student.features(image)
+    loss = task.distil(features, image, torch.ones(2, 64, 64, dtype=torch.bool))
+    target = torch.nn.functional.normalize(resize(tiny.clip(image)[0], (16, 16)), dim=1)
+    torch.testing.assert_close(loss, (features - target).abs().mean())
+    loss.backward()
+    weight = next(p for name, p in task.student.named_parameters() if "head" in name)
+    assert weight.grad is not None and weight.grad.abs().sum() > 0  # in the released code there is none
+    half = torch.zeros(2, 64, 64, dtype=torch.bool)
+    half[:, :32] = True
+    torch.testing.assert_close(task.distil(features, image, half), (features - target)[:, :, :8].abs().mean())
+    assert task.distil(features, image, torch.zeros(2, 64, 64, dtype=torch.bool)) == 0
+    make_trainer(tmp_path, 1).fit(make_task(tiny, distillation=2.5), make_data(textures_root, tiny.vocabulary, "seen"))
+
+
+def test_divergence_is_said(tiny: MaskCLIP, textures_root: Path, tmp_path: Path) -> None:
+    task = make_task(tiny)
+    with torch.no_grad():
+        next(task.student.network.head.parameters()).fill_(torch.nan)
+    with pytest.raises(InputError, match=r"the loss is nan at step 0.*smaller task.lr"):
+        make_trainer(tmp_path, 2).fit(task, make_data(textures_root, tiny.vocabulary, "seen"))
+
+
+def _gradient(rank: int, world: int, port: int, folder: str) -> None:
+    """One process of several: the gradient of its share of a batch, averaged over all of them as DDP does, to a file."""
+    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    classes = {"names": ["cat", "dog", "sky"]}
+    torch.manual_seed(0)
+    task = MaskCLIPPlus(classes, 8, {**NETWORK, "decoder_aspp_dropout": 0.0}, "all", {})
+    task.student.text_embeddings.copy_(torch.nn.functional.normalize(torch.randn(3, 8), dim=1))
+    task.student.eval()  # batch statistics aside
+    images, labels = torch.rand(4, 3, 64, 64), torch.randint(0, 3, (4, 64, 64))
+    labels[:3, 10:] = 255  # the shares have different numbers of valid pixels
+    mine = slice(rank * 4 // world, (rank + 1) * 4 // world)
+    task.loss(upsample_logits(task.student(images[mine]), (64, 64), (64, 64)), labels[mine]).backward()
+    gradient = torch.cat([p.grad.flatten() for p in task.student.parameters() if p.grad is not None])
+    torch.distributed.all_reduce(gradient)
+    if rank == 0:
+        torch.save(gradient / world, f"{folder}/{world}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_gradient_of_one(tmp_path: Path) -> None:
+    for world in (1, 2):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        processes = [get_context("spawn").Process(target=_gradient, args=(rank, world, port, str(tmp_path))) for rank in range(world)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(120)
+            assert process.exitcode == 0
+    one, two = (torch.load(tmp_path / f"{world}.pt", weights_only=True) for world in (1, 2))
+    torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-4)
+    assert one.abs().max() > 1e-4
 
 
 def test_a_resumed_run_is_the_run(tiny: MaskCLIP, textures_root: Path, tmp_path: Path) -> None:

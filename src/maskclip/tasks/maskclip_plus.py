@@ -10,10 +10,11 @@ import torch
 import torch.distributed as dist
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from maskclip.data.dataset import Sample, same_size
 from maskclip.errors import InputError
-from maskclip.functional import UNLABELLED, cross_entropy, pseudo_labels, upsample_logits
+from maskclip.functional import UNLABELLED, cross_entropy, distillation, pseudo_labels, upsample_logits
 from maskclip.inference import Protocol, predict_labels
 from maskclip.metrics import Confusion, scores
 from maskclip.models.maskclip import MaskCLIP
@@ -25,9 +26,11 @@ class MaskCLIPPlus(pl.LightningModule):
 
     `classes` are the arguments of a `Vocabulary`, `student` those of a `Student`. `labels` as in `SegmentationData`:
     it decides which classes are to be pseudo-labelled. For the first `guided` optimiser steps (an int, or a fraction of
-    the run) the teacher writes the pseudo labels, afterwards the student itself. `confidence`: pseudo labels of the
-    teacher with a lower score (a cosine; with key smoothing the log share of votes) are ignored. The loss is the mean over
-    "valid" pixels or, as released, over "all". The learning rate falls from `lr` to `min_lr` with a polynomial of `power`.
+    the run) the teacher writes the pseudo labels, afterwards the student itself, or with `ema` a moving average of it.
+    `confidence`: pseudo labels of the teacher with a lower score (a cosine; with key smoothing the log share of votes) are
+    ignored. The loss is the mean over "valid" pixels or, as released, over "all"; `distillation` is the weight of the
+    distance to the teacher's features at unlabelled pixels in the guided phase. The learning rate falls from `lr` to
+    `min_lr` with a polynomial of `power`.
 
     `run` is what else decides the result (data, batch, seed, steps) and `provenance` where the labels came from; both are
     only kept, for resuming and for result cards. Everything here is plain data, so a checkpoint loads with
@@ -46,6 +49,8 @@ class MaskCLIPPlus(pl.LightningModule):
         guided: int | float = 1.0,
         confidence: float | None = None,
         mean_over: str = "valid",
+        distillation: float = 0.0,
+        ema: float | None = None,
         optimizer: str = "sgd",
         lr: float = 0.01,
         momentum: float = 0.9,
@@ -61,6 +66,8 @@ class MaskCLIPPlus(pl.LightningModule):
             raise InputError(f"task.optimizer={optimizer!r}: choose sgd or adamw")
         if mean_over not in ("valid", "all"):
             raise InputError(f"task.mean_over={mean_over!r}: choose valid or all")
+        if ema is not None and not 0 < ema < 1:
+            raise InputError(f"task.ema={ema}: the share of the average that stays at each step, between 0 and 1, such as 0.99")
         if isinstance(guided, float) and not 0 <= guided <= 1:
             raise InputError(f"task.guided={guided}: a fraction of the run between 0.0 and 1.0, or a number of steps without a point")
         self.student = Student(classes, embedding_dim, provenance=provenance, **student)
@@ -69,6 +76,11 @@ class MaskCLIPPlus(pl.LightningModule):
         unlabelled = {"seen": vocabulary.unseen_indices, "all": []}.get(labels, list(range(len(vocabulary))))
         self.register_buffer("unlabelled", torch.tensor(unlabelled, dtype=torch.long), persistent=False)
         self.confusion = Confusion(len(vocabulary))
+        average = get_ema_multi_avg_fn(ema) if ema is not None else None
+        self.average = (
+            None if average is None else AveragedModel(self.student, multi_avg_fn=average, use_buffers=True).requires_grad_(False)
+        )
+        self._averaged = 0
         self._teacher: tuple[MaskCLIP, ...] = ()  # a tuple is not a submodule: neither trained nor stored
 
     def attach_teacher(self, teacher: MaskCLIP) -> None:
@@ -98,26 +110,64 @@ class MaskCLIPPlus(pl.LightningModule):
         image, given = batch["image"].float() / 255, batch["mask"]
         if torch.isin(given, self.unlabelled).any():
             raise RuntimeError("a label of a class that has none reached the training loss: the data set leaks it")
-        coarse = self.student(image)
+        features = self.student.features(image)
         size = (image.shape[-2], image.shape[-1])
-        logits = upsample_logits(coarse, self.student.covered_size(*size), size)
+        logits = upsample_logits(self.student.classify(features), self.student.covered_size(*size), size)
         labels = self.fill(given, image, logits) if len(self.unlabelled) else given
-        loss = cross_entropy(logits, labels, self.student.vocabulary.ignore_index, self.hparams["mean_over"])
+        loss = self.loss(logits, labels)
+        if self.hparams["distillation"] and self.is_guided:
+            loss = loss + self.hparams["distillation"] * self.distil(features, image, given == UNLABELLED)
+        if not torch.isfinite(loss):
+            raise InputError(
+                f"the loss is {loss.item()} at step {self.global_step}, and nothing sensible can follow: try a smaller task.lr, "
+                "trainer.gradient_clip_val=1 or trainer.precision=32-true; the last checkpoint is from before"
+            )
         filled = (given == UNLABELLED).float().mean()
         self.log_dict({"train/loss": loss, "train/pseudo_labelled": filled, "train/guided": float(self.is_guided)}, prog_bar=True)
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
 
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of logits (B, C, H, W) of this process against labels (B, H, W), valid pixels counted over all processes."""
+        ignored = self.student.vocabulary.ignore_index
+        valid = (labels != ignored).sum().float()
+        if _processes() > 1:
+            dist.all_reduce(valid)
+            valid /= _processes()
+        return cross_entropy(logits, labels, ignored, self.hparams["mean_over"], valid)
+
+    def distil(self, features: Tensor, image: Tensor, where: Tensor) -> Tensor:
+        """How far the student's features (B, D, h, w) are from the teacher's, at the pixels `where` (B, H, W)."""
+        (teacher,) = self._teacher
+        with torch.no_grad():
+            target, _ = teacher.clip(image)
+        return distillation(features.float(), target.float(), where)
+
     @torch.no_grad()
     def fill(self, given: Tensor, image: Tensor, logits: Tensor) -> Tensor:
-        """The labels (B, H, W) with every unlabelled pixel filled: by the teacher, later by the student's own logits."""
+        """The labels (B, H, W) with every unlabelled pixel filled: by the teacher, later by the student's own logits.
+
+        With `ema` the average of the student fills them in the second phase.
+        """
         if not self.is_guided:
+            if self.average is not None:
+                size = (image.shape[-2], image.shape[-1])
+                average: Any = self.average.module.eval()
+                logits = upsample_logits(average(image), average.covered_size(*size), size)
             return pseudo_labels(given, logits.detach()[:, self.unlabelled], self.unlabelled)
         (teacher,) = self._teacher
         nameable = self.unlabelled[self.unlabelled >= teacher.vocabulary.wordless]
         size = (image.shape[-2], image.shape[-1])
         guesses = upsample_logits(teacher(image, nameable), teacher.covered_size(*size), size)
         return pseudo_labels(given, guesses, nameable, self.hparams["confidence"], self.student.vocabulary.ignore_index)
+
+    def on_train_start(self) -> None:
+        self._averaged = self.global_step
+
+    def on_train_batch_end(self, *_: object) -> None:
+        if self.average is not None and self.global_step > self._averaged:  # once a step, not once an accumulated batch
+            self.average.update_parameters(self.student)
+            self._averaged = self.global_step
 
     def on_validation_start(self) -> None:
         self._share_buffers()
@@ -127,7 +177,7 @@ class MaskCLIPPlus(pl.LightningModule):
 
     def _share_buffers(self) -> None:
         """Give every process the batch statistics of the first: they differ where BatchNorm is not synchronised."""
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        if _processes() > 1:
             for buffer in self.student.buffers():
                 dist.broadcast(buffer, src=0)
 
@@ -161,3 +211,7 @@ class MaskCLIPPlus(pl.LightningModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _processes() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
