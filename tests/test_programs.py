@@ -137,6 +137,12 @@ def test_a_student_is_evaluated_and_segments_without_clip(tmp_path: Path, textur
     assert evaluated.returncode == 0, evaluated.stderr
     first, second = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("student", "out"))
     assert first["iou"] == second["iou"] and first["method"] == second["method"] == "maskclip+ zero-shot"
+    exported = call(tmp_path, "export", f"checkpoint={tmp_path}/student/checkpoints/last.ckpt", f"output={tmp_path}/exported")
+    assert exported.returncode == 0 and "13 classes" in exported.stdout, exported.stderr
+    checkpoint = f"model.checkpoint={tmp_path}/exported"
+    again = call(tmp_path, "eval", "model=student", checkpoint, "data=textures", "trainer=cpu", f"data.root={textures_root}")
+    assert again.returncode == 0, again.stderr
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["iou"] == first["iou"]
     segmented = call(
         tmp_path, "segment", "model=student", checkpoint, f"input={textures_root}/JPEGImages/val_00000.jpg", f"output={tmp_path}/s"
     )

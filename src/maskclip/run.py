@@ -38,6 +38,14 @@ from maskclip.segment import segment_files
 from maskclip.tasks import Evaluation
 from maskclip.vocabulary import Vocabulary, read_words
 
+LABELS = {
+    "none": "Training saw no ground truth (data.labels=none).",
+    "oracle_ignore": "Of the ground truth, training saw which pixels are ignored (data.labels=oracle_ignore), as in the released code.",
+    "seen": "Seen and unseen classes compete; unseen pixels occur in the training images, unlabelled: transductive (data.labels=seen).",
+    "all": "Training saw all labels (data.labels=all).",
+}
+"""What a student's number has to be read with."""
+
 log = logging.getLogger(__name__)
 Card = dict[str, Any]
 
@@ -172,8 +180,8 @@ def report(card: Card, output: Path) -> None:
         return
     print(f"\n{class_table(card, card['unseen_classes'])}\n\n{table([card])}\n")
     print(f"{card['images']} images of {card['data']} in {card['seconds']:.1f} s on {card['device']}; card: {output / 'results.json'}")
-    if card["provenance"].get("labels") == "seen":
-        print("Seen and unseen classes compete; unseen pixels occur in the training images, unlabelled (transductive).")
+    if said := LABELS.get(card["provenance"].get("labels")):
+        print(said)
 
 
 def train(cfg: DictConfig) -> float | None:

@@ -137,22 +137,6 @@ def test_checkpoint_is_safe_small_and_whole(tiny: MaskCLIP, textures_root: Path,
         load_student(path, ["cat"])
 
 
-def test_an_average_of_the_student_labels_the_second_phase(tiny: MaskCLIP, textures_root: Path, tmp_path: Path) -> None:
-    task = make_task(tiny, guided=0, ema=0.5)
-    assert task.average is not None and not any(p.requires_grad for p in task.average.parameters())
-    before = {name: value.clone() for name, value in task.student.named_parameters()}
-    make_trainer(tmp_path, 1, accumulate_grad_batches=2).fit(task, make_data(textures_root, tiny.vocabulary, "seen"))
-    average = dict(task.average.module.named_parameters())
-    after = dict(task.student.named_parameters())
-    moved = [name for name in before if not torch.equal(before[name], after[name])]
-    assert moved and all(torch.equal(average[name], after[name]) for name in moved)  # the first update copies
-    task.trainer = make_trainer(tmp_path, 4)
-    given, image = torch.full((1, 64, 64), UNLABELLED), torch.rand(1, 3, 64, 64)
-    unseen = torch.tensor(tiny.vocabulary.unseen_indices)
-    expected = unseen[upsample_logits(task.average.module.eval()(image), (64, 64), (64, 64))[:, unseen].argmax(1)]
-    assert torch.equal(task.fill(given, image, torch.zeros(1, 13, 64, 64)), expected)
-
-
 def test_distillation_pulls_the_features_to_the_teachers(tiny: MaskCLIP, textures_root: Path, tmp_path: Path) -> None:
     task = make_task(tiny)
     image = torch.rand(2, 3, 64, 64)

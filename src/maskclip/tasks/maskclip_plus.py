@@ -10,7 +10,6 @@ import torch
 import torch.distributed as dist
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from maskclip.data.dataset import Sample, same_size
 from maskclip.errors import InputError
@@ -26,7 +25,7 @@ class MaskCLIPPlus(pl.LightningModule):
 
     `classes` are the arguments of a `Vocabulary`, `student` those of a `Student`. `labels` as in `SegmentationData`:
     it decides which classes are to be pseudo-labelled. For the first `guided` optimiser steps (an int, or a fraction of
-    the run) the teacher writes the pseudo labels, afterwards the student itself, or with `ema` a moving average of it.
+    the run) the teacher writes the pseudo labels, afterwards the student itself.
     `confidence`: pseudo labels of the teacher with a lower score (a cosine; with key smoothing the log share of votes) are
     ignored. The loss is the mean over "valid" pixels or, as released, over "all"; `distillation` is the weight of the
     distance to the teacher's features at unlabelled pixels in the guided phase. The learning rate falls from `lr` to
@@ -50,7 +49,6 @@ class MaskCLIPPlus(pl.LightningModule):
         confidence: float | None = None,
         mean_over: str = "valid",
         distillation: float = 0.0,
-        ema: float | None = None,
         optimizer: str = "sgd",
         lr: float = 0.01,
         momentum: float = 0.9,
@@ -66,8 +64,6 @@ class MaskCLIPPlus(pl.LightningModule):
             raise InputError(f"task.optimizer={optimizer!r}: choose sgd or adamw")
         if mean_over not in ("valid", "all"):
             raise InputError(f"task.mean_over={mean_over!r}: choose valid or all")
-        if ema is not None and not 0 < ema < 1:
-            raise InputError(f"task.ema={ema}: the share of the average that stays at each step, between 0 and 1, such as 0.99")
         if isinstance(guided, float) and not 0 <= guided <= 1:
             raise InputError(f"task.guided={guided}: a fraction of the run between 0.0 and 1.0, or a number of steps without a point")
         self.student = Student(classes, embedding_dim, provenance=provenance, **student)
@@ -76,11 +72,6 @@ class MaskCLIPPlus(pl.LightningModule):
         unlabelled = {"seen": vocabulary.unseen_indices, "all": []}.get(labels, list(range(len(vocabulary))))
         self.register_buffer("unlabelled", torch.tensor(unlabelled, dtype=torch.long), persistent=False)
         self.confusion = Confusion(len(vocabulary))
-        average = get_ema_multi_avg_fn(ema) if ema is not None else None
-        self.average = (
-            None if average is None else AveragedModel(self.student, multi_avg_fn=average, use_buffers=True).requires_grad_(False)
-        )
-        self._averaged = 0
         self._teacher: tuple[MaskCLIP, ...] = ()  # a tuple is not a submodule: neither trained nor stored
 
     def attach_teacher(self, teacher: MaskCLIP) -> None:
@@ -145,29 +136,14 @@ class MaskCLIPPlus(pl.LightningModule):
 
     @torch.no_grad()
     def fill(self, given: Tensor, image: Tensor, logits: Tensor) -> Tensor:
-        """The labels (B, H, W) with every unlabelled pixel filled: by the teacher, later by the student's own logits.
-
-        With `ema` the average of the student fills them in the second phase.
-        """
+        """The labels (B, H, W) with every unlabelled pixel filled: by the teacher, later by the student's own logits."""
         if not self.is_guided:
-            if self.average is not None:
-                size = (image.shape[-2], image.shape[-1])
-                average: Any = self.average.module.eval()
-                logits = upsample_logits(average(image), average.covered_size(*size), size)
             return pseudo_labels(given, logits.detach()[:, self.unlabelled], self.unlabelled)
         (teacher,) = self._teacher
         nameable = self.unlabelled[self.unlabelled >= teacher.vocabulary.wordless]
         size = (image.shape[-2], image.shape[-1])
         guesses = upsample_logits(teacher(image, nameable), teacher.covered_size(*size), size)
         return pseudo_labels(given, guesses, nameable, self.hparams["confidence"], self.student.vocabulary.ignore_index)
-
-    def on_train_start(self) -> None:
-        self._averaged = self.global_step
-
-    def on_train_batch_end(self, *_: object) -> None:
-        if self.average is not None and self.global_step > self._averaged:  # once a step, not once an accumulated batch
-            self.average.update_parameters(self.student)
-            self._averaged = self.global_step
 
     def on_validation_start(self) -> None:
         self._share_buffers()
