@@ -113,6 +113,10 @@ def main() -> None:
             cfg = compose("eval", overrides=[output, *given])
     except HydraException as error:
         raise InputError(str(error).splitlines()[0]) from None
+    if strangers := set(extra) - {"split", "sample"}:
+        raise InputError(f"unknown +{', +'.join(sorted(strangers))}: there are +split=train (or val) and +sample=NUMBER")
+    if extra.get("split", "val") not in ("train", "val") or not extra.get("sample", "0").isdigit():
+        raise InputError("+split is train or val, +sample a number of images")
     words = Vocabulary(**words_of(cfg.classes))
     module = build(cfg.data, classes=words)
     data: SegmentationDataset = module.dataset(extra.get("split", "val"))
@@ -126,7 +130,7 @@ def main() -> None:
     classes = dict(zip([*words.names, "ignored"], counts.tolist(), strict=True))
     by_size = {f"{w}x{h}": count for (h, w), count in sizes.most_common()}
     write_json(folder / "report.json", {"images": len(names), "pixels": classes, "sizes": by_size, "problems": problems})
-    page = contact_sheet(data, names[:: max(1, len(names) // ROWS)] + names, words)
+    page = contact_sheet(data, list(dict.fromkeys(names[:: max(1, len(names) // ROWS)] + names)), words)
     if page is not None:
         write_atomically(page, folder / "sheet.png")
     print(f"{folder / 'report.json'}, {folder / 'sheet.png'}")

@@ -28,8 +28,8 @@ ADE = Release(
 
 
 def main() -> None:
-    args = arguments(ADE, ROOT / "data", __doc__).parse_args()
-    obtain(ADE, args.root, args.source)
+    args = arguments([ADE], __doc__).parse_args()
+    obtain(ADE, args.root, args.source, not args.no_verify)
     root = args.root / "ADEChallengeData2016"
     print(root)
     found = {}

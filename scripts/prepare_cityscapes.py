@@ -44,9 +44,9 @@ def to_train_ids(source: Path, target: Path, palette: Palette) -> None:
 
 
 def main() -> None:
-    args = arguments(CITYSCAPES, ROOT / "data" / "cityscapes", __doc__).parse_args()
-    root = args.root
-    obtain(CITYSCAPES, root, args.source)
+    args = arguments([CITYSCAPES], __doc__).parse_args()
+    root = args.root / "cityscapes"
+    obtain(CITYSCAPES, root, args.source, not args.no_verify)
     words, ends = classes("cityscapes19"), ("_leftImg8bit.png", "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png")
     print(root)
     found = {}

@@ -3,7 +3,7 @@
     python scripts/prepare_coco.py
     python scripts/prepare_coco.py --splits val2017          # 1.5 GB instead of 20: enough to evaluate
 
-makes, below --root, stuff171/{train2017,val2017}/ (0 to 170, 255 unlabelled), object81/val2017/ (0 background, 1 to 80)
+makes, below --root, stuff171/{train2017,val2017}/ (0 to 170, 255 unlabelled), object81/{train2017,val2017}/ (0 background, 1 to 80)
 and split files beside them.
 """
 
@@ -35,11 +35,18 @@ MAPS = Archive(
     "http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/stuffthingmaps_trainval2017.zip", "stuffthingmaps_trainval2017.zip"
 )
 COCO = Release(
-    title="COCO 2017 with COCO-Stuff's maps",
-    page="https://cocodataset.org and https://github.com/nightrome/cocostuff",
+    title="COCO 2017",
+    page="https://cocodataset.org",
     terms="annotations CC BY 4.0; images from flickr, whose terms of use apply",
-    archives=[*IMAGES.values(), MAPS],
+    archives=list(IMAGES.values()),
     images={"train2017": 118287, "val2017": 5000},
+)
+STUFF = Release(
+    title="COCO-Stuff's maps of stuff and things",
+    page="https://github.com/nightrome/cocostuff",
+    terms="annotations CC BY 4.0",
+    archives=[MAPS],
+    images={},
 )
 HOLES = {11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90}
 """Values, 0 to 181, that no class has: COCO dropped these categories."""
@@ -74,23 +81,24 @@ def split_names(root: Path, split: str) -> list[str]:
 
 
 def main() -> None:
-    parser = arguments(COCO, ROOT / "data" / "coco", __doc__)
+    parser = arguments([COCO, STUFF], __doc__)
     parser.add_argument("--splits", nargs="+", choices=tuple(IMAGES), default=list(IMAGES), help="(default: both)")
     args = parser.parse_args()
-    root = args.root
-    wanted = replace(COCO, archives=[*(IMAGES[split] for split in args.splits), MAPS], wanted=partial(is_in, splits=args.splits))
-    obtain(wanted, root, args.source)
+    root, chosen = args.root / "coco", sorted(args.splits)
+    obtain(replace(COCO, archives=[IMAGES[split] for split in chosen]), root, args.source, not args.no_verify)
+    maps = replace(STUFF, wanted=partial(is_in, splits=chosen), selection="+".join(chosen))
+    obtain(maps, root, args.source, not args.no_verify)
     print(root)
     found = {split: split_names(root, split) for split in args.splits}
-    for folder, table, words, splits in (
-        ("stuff171", stuff_table(), classes("coco_stuff171"), args.splits),
-        ("object81", object_table(), classes("coco_object"), [split for split in args.splits if split == "val2017"]),
+    for folder, table, words in (
+        ("stuff171", stuff_table(), classes("coco_stuff171")),
+        ("object81", object_table(), classes("coco_object")),
     ):
-        names = [name for split in splits for name in found[split]]
+        names = [name for listed in found.values() for name in listed]
         function = partial(relabel, table=table, palette=words.colours)
         convert([(root / f"{n}.png", root / folder / f"{n}.png") for n in names], function, args.workers, folder)
-        for split in splits:
-            write_lines(root / folder / f"{split}.txt", found[split])
+        for split, listed in found.items():
+            write_lines(root / folder / f"{split}.txt", listed)
     report(COCO, {split: len(names) for split, names in found.items()})
     every = [root / "stuff171" / f"{name}.png" for names in found.values() for name in names]
     finish(root, every, args.workers, classes("coco_stuff171").names)

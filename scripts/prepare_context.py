@@ -100,11 +100,11 @@ def splits(voc: Path, lists: Path | None) -> dict[str, list[str]]:
 
 
 def main() -> None:
-    parser = arguments(VOC, ROOT / "data", __doc__)
+    parser = arguments([VOC, CONTEXT], __doc__)
     parser.add_argument("--lists", type=Path, metavar="JSON", help="take the splits from trainval_merged.json")
     args = parser.parse_args()
-    obtain(VOC, args.root, args.source)
-    obtain(CONTEXT, args.root, args.source)
+    for release in (VOC, CONTEXT):
+        obtain(release, args.root, args.source, not args.no_verify)
     voc, mats = args.root / "VOCdevkit" / "VOC2010", args.root / "trainval"
     print(voc)
     found = {}

@@ -14,6 +14,7 @@ sys.path.insert(0, str(ROOT / "src"))
 
 from omegaconf import OmegaConf  # noqa: E402 - after the path, so that it runs from a checkout
 
+from maskclip.data.release import one_sentence  # noqa: E402
 from maskclip.data.textures_release import write_textures  # noqa: E402
 from maskclip.vocabulary import Vocabulary  # noqa: E402
 
@@ -31,4 +32,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    one_sentence(main)

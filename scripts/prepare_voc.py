@@ -9,7 +9,6 @@ ImageSets/Segmentation/trainaug.txt (VOC's train and all of SBD, without VOC's v
 
 from __future__ import annotations
 
-import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -17,10 +16,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 
-from scipy.io import loadmat  # noqa: E402 - after the path, so that it runs from a checkout
+from PIL import Image  # noqa: E402 - after the path, so that it runs from a checkout
+from scipy.io import loadmat  # noqa: E402
 
 from maskclip.data.download import Archive  # noqa: E402
-from maskclip.data.images import write_mask  # noqa: E402
+from maskclip.data.images import write_atomically, write_mask  # noqa: E402
 from maskclip.data.release import (  # noqa: E402
     Release,
     arguments,
@@ -75,17 +75,16 @@ def sbd_mask(source: Path, target: Path, palette: Palette) -> None:
 
 
 def voc_mask(source: Path, target: Path) -> None:
-    """Copy a palette PNG of VOC, whose objects have borders of 255; atomic."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial_path = target.with_name(f".{target.name}")
-    shutil.copyfile(source, partial_path)
-    partial_path.replace(target)
+    """Copy a palette PNG of VOC, whose objects have borders of 255."""
+    with Image.open(source) as image:
+        image.load()
+        write_atomically(image, target)
 
 
 def main() -> None:
-    args = arguments(VOC, ROOT / "data", __doc__).parse_args()
-    obtain(VOC, args.root, args.source)
-    obtain(SBD, args.root, args.source)
+    args = arguments([VOC, SBD], __doc__).parse_args()
+    for release in (VOC, SBD):
+        obtain(release, args.root, args.source, not args.no_verify)
     voc, sbd = args.root / "VOCdevkit" / "VOC2012", args.root / "benchmark_RELEASE" / "dataset"
     lists, masks = voc / "ImageSets" / "Segmentation", voc / "SegmentationClassAug"
     train, val = read_lines(lists / "train.txt"), read_lines(lists / "val.txt")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +18,7 @@ from hydra import compose, initialize_config_dir
 
 from maskclip import InputError
 from maskclip.data.images import read_mask
-from maskclip.data.release import read_lines
+from maskclip.data.release import convert, read_lines
 from maskclip.run import train_student
 
 WRITERS: dict[str, Callable[[Path], None]] = {
@@ -26,12 +28,11 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "cityscapes": raw.write_cityscapes,
     "ade20k": raw.write_ade,
 }
-FOLDERS = {"coco": "coco", "cityscapes": "cityscapes"}  # below paths.data; the others bring their own
 
 
 def prepare(monkeypatch: pytest.MonkeyPatch, name: str, root: Path, *arguments: str) -> None:
     """Run scripts/prepare_NAME.py in this process."""
-    monkeypatch.setattr(sys, "argv", [f"prepare_{name}.py", f"--root={root / FOLDERS.get(name, '')}", "--workers=1", *arguments])
+    monkeypatch.setattr(sys, "argv", [f"prepare_{name}.py", f"--root={root}", "--workers=1", "--no-verify", *arguments])
     importlib.import_module(f"prepare_{name}").main()
 
 
@@ -89,7 +90,7 @@ def test_coco(prepared: Callable[..., Path]) -> None:
         assert read_lines(coco / "stuff171" / f"{split}.txt") == [f"{split}/{name}" for name in names]
         assert stripes(coco / "stuff171" / split / f"{names[0]}.png") == [0, 10, 11, 79, 80, 170, 255]
     assert stripes(coco / "object81" / "val2017" / "000000000139.png") == [1, 11, 12, 80, 0]
-    assert not (coco / "object81" / "train2017").exists()
+    assert read_lines(coco / "object81" / "train2017.txt") == read_lines(coco / "stuff171" / "train2017.txt")
 
 
 def test_coco_for_evaluation_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,6 +99,36 @@ def test_coco_for_evaluation_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     prepare(monkeypatch, "coco", tmp_path / "data", f"--from={tmp_path}", "--splits", "val2017")
     assert (tmp_path / "data" / "coco" / "stuff171" / "val2017.txt").is_file()
     assert not (tmp_path / "data" / "coco" / "train2017").exists()
+    raw.write_coco(tmp_path)  # the rest, later
+    prepare(monkeypatch, "coco", tmp_path / "data", f"--from={tmp_path}")
+    assert len(read_lines(tmp_path / "data" / "coco" / "stuff171" / "train2017.txt")) == 3
+
+
+def test_archives_are_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw.write_voc(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["prepare_voc.py", f"--root={tmp_path / 'data'}", f"--from={tmp_path}"])
+    with pytest.raises(InputError, match=r"VOCtrainval_11-May-2012.tar is not the published file: 1999639040 bytes expected.*--no-verify"):
+        importlib.import_module("prepare_voc").main()
+
+
+def test_a_release_that_lost_a_part(prepared: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    root = prepared("voc")
+    (root / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation" / "val.txt").unlink()
+    with pytest.raises(InputError, match=r"no .*val.txt: the release is not complete; delete the folder .unpacked"):
+        prepare(monkeypatch, "voc", root)
+    for path in (root / "VOCdevkit" / "VOC2012" / "JPEGImages").iterdir():
+        path.unlink()
+    for path in (root / ".unpacked").iterdir():
+        path.unlink()
+    assert len(read_lines(prepared("voc") / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation" / "val.txt")) == 2
+
+
+def test_the_help_names_every_archive(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["prepare_voc.py", "--help"])
+    with pytest.raises(SystemExit):
+        importlib.import_module("prepare_voc").main()
+    said = capsys.readouterr().out
+    assert "VOCtrainval_11-May-2012.tar (2.0 GB): http://host" in said and "benchmark.tgz" in said and said.count("terms:") == 2
 
 
 def test_cityscapes(prepared: Callable[..., Path]) -> None:
@@ -174,6 +205,16 @@ def test_missing_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     raw.write_zip(tmp_path / "ADEChallengeData2016.zip", {"other/readme.md": b""})
     with pytest.raises(InputError, match=r"holds nothing that ADE20K .* should"):
         prepare(monkeypatch, "ade20k", tmp_path / "data", f"--from={tmp_path}")
+
+
+def _die(source: Path, target: Path) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_converting_process_that_is_killed(tmp_path: Path) -> None:
+    jobs = [(Path(str(i)), tmp_path / str(i)) for i in range(8)]
+    with pytest.raises(InputError, match=r"a process was killed while converting.*fewer --workers"):
+        convert(jobs, _die, 2, "converting")
 
 
 def test_several_processes_convert_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,7 +114,7 @@ def broken(files: dict[str, Any], kind: str) -> dict[str, Any]:
         ("no split", r"no split file .*train\.txt"),
         ("empty split", r"no images: .*val\.txt is empty"),
         ("empty folder", r"no images: .*photos/\{\}\.png fits no file"),
-        ("image missing", r"no such image: .*a\.png"),
+        ("image missing", r"no such image: .*a\.png, which .*val.txt names: mend the split file"),
         ("mask missing", r"no such mask: .*a\.png"),
         ("image broken", r"cannot read the image .*a\.png"),
         ("mask of another size", r"masks/a\.png is 4 x 6 pixels, its image a 6 x 4"),
@@ -168,6 +168,17 @@ def test_masks_of_pictures_with_any_suffix(holiday: Path) -> None:
     data = SegmentationDataset(holiday, "{}", num_classes=2, masks="masks/{}.png")
     assert len(data) == 5  # the masks are no images
     assert all((data[i]["mask"] == 1).all() for i in range(5))
+
+
+def test_masks_beside_the_pictures_are_no_pictures(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        Image.new("RGB", (8, 6)).save(tmp_path / f"{name}.jpg")
+        Image.fromarray(np.ones((6, 8), np.uint8)).save(tmp_path / f"{name}.png")
+    data = SegmentationDataset(tmp_path, "{}", num_classes=2, masks="{}.png")
+    assert data.names == ["a.jpg", "b.jpg"] and (data[1]["mask"] == 1).all()
+    Image.new("RGB", (8, 6)).save(tmp_path / "a.webp")
+    with pytest.raises(InputError, match=r"a.jpg and a.webp would have the same mask, .*a.png"):
+        SegmentationDataset(tmp_path, "{}", num_classes=2, masks="{}.png")
 
 
 def test_more_classes_than_eight_bits_hold(files: dict[str, Any]) -> None:

@@ -182,7 +182,7 @@ def test_a_broken_archive(tmp_path: Path, kind: str, damage: str) -> None:
     archive.write_bytes(
         {"cut": whole[: end - end % 512 if kind == "tar" else end], "half": whole[:5000]}.get(damage, b"<html>" * (damage == "page"))
     )
-    sentence = rf"the archive {archive} is broken \(.+\): delete it and run again"
+    sentence = rf"the archive {archive} is broken \(.+\): get it again"
     with pytest.raises(InputError, match=sentence):
         unpack(archive, tmp_path / "to")
     assert contents(tmp_path / "to") == {}

@@ -69,8 +69,8 @@ class SegmentationDataset(Dataset[Sample]):
         self.num_classes, self.reduce_zero_label = num_classes, reduce_zero_label
         self.ignore_index = ignore_index(num_classes)
         self.corruption, self.severity, self.seed = corruption, severity, seed
-        if corruption is not None:
-            corrupt(np.zeros((8, 8, 3), np.uint8), corruption, severity, "")  # an unknown kind is said now
+        if corruption is not None or severity not in range(1, 6):
+            corrupt(np.zeros((8, 8, 3), np.uint8), corruption or "jpeg_compression", severity, "")  # an unknown kind is said now
         if isinstance(hide, str) and hide not in ("all", "valid"):
             raise InputError(f"hide={hide!r}: give class indices, 'all' or 'valid'")
         for key, pattern in (("images", images), ("masks", masks)):
@@ -102,7 +102,16 @@ class SegmentationDataset(Dataset[Sample]):
             path = self.root / split
             if not path.is_file():
                 raise InputError(f"no split file {path}. {source}".strip())
-            names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            try:
+                names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+            except UnicodeDecodeError as cause:
+                raise InputError(f"the split file {path} is not UTF-8: {cause}") from cause
+            if missing := [name for name in names if not self.image_path(name).is_file()]:
+                raise InputError(
+                    f"no such image: {self.image_path(missing[0])}, which {path} names"
+                    + (f", and {len(missing) - 1} more" if missing[1:] else "")
+                    + ": mend the split file, data.images or data.root"
+                )
         else:
             names = self._found()
         if not names:
@@ -119,7 +128,17 @@ class SegmentationDataset(Dataset[Sample]):
             found = [path for path in found if Path(path).suffix.lower() in IMAGE_SUFFIXES and not Path(path).name.startswith(".")]
         names = [path[len(before) : len(path) - len(after)] for path in found if path.startswith(before) and path.endswith(after)]
         start, end = (self.masks or "\0{}").split("{}")
-        return [name for name in names if not (start and self.images.replace("{}", name).startswith(start) and name.endswith(end))]
+        names = [name for name in names if not (start and self.images.replace("{}", name).startswith(start) and name.endswith(end))]
+        if self.masks is None:
+            return names
+        mask_of = {name: self.mask_path(name) for name in names}
+        masks = {path for name, path in mask_of.items() if path != self.image_path(name)}
+        names = [name for name in names if self.image_path(name) not in masks]  # masks may lie beside the images
+        owner: dict[Path, str] = {}
+        for name in names:
+            if owner.setdefault(mask_of[name], name) != name:
+                raise InputError(f"{owner[mask_of[name]]} and {name} would have the same mask, {mask_of[name]}: rename one of them")
+        return names
 
     def __len__(self) -> int:
         return len(self.names)
@@ -152,7 +171,9 @@ class SegmentationDataset(Dataset[Sample]):
         labels = self.labels(name, self.hide)
         if labels.shape != shape:
             path = self.mask_path(name)
-            raise InputError(f"{path} is {labels.shape[1]} x {labels.shape[0]} pixels, its image {name} {shape[1]} x {shape[0]}")
+            raise InputError(
+                f"{path} is {labels.shape[1]} x {labels.shape[0]} pixels, its image {name} {shape[1]} x {shape[0]} (data.masks)"
+            )
         return labels
 
     @property

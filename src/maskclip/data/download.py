@@ -66,7 +66,7 @@ def fetch(archive: Archive, folder: Path) -> Path:
     part = _Part(archive, folder)
     if not part.complete:
         _download(part)
-    if (fault := _fault(archive, part.path)) is not None:
+    if (fault := fault_of(archive, part.path)) is not None:
         part.discard()
         raise InputError(f"what {archive.url} sent is not the published file ({fault}): {SUSPECTS}; run again, or {BY_HAND}")
     with writing(target):
@@ -79,12 +79,12 @@ def fetch(archive: Archive, folder: Path) -> Path:
 def _check_present(archive: Archive, path: Path) -> None:
     if _marker(path).is_file() and _marker(path).read_bytes() == _seal(archive, path):
         return
-    if (fault := _fault(archive, path)) is not None:
+    if (fault := fault_of(archive, path)) is not None:
         raise InputError(f"{path} is not the published file: {fault}; delete it and run again")
     _remember_checked(archive, path)
 
 
-def _fault(archive: Archive, path: Path) -> str | None:
+def fault_of(archive: Archive, path: Path) -> str | None:
     """In what the file differs from the published one, in words; None if it does not."""
     size = path.stat().st_size
     if archive.size is not None and size != archive.size:

@@ -40,7 +40,7 @@ def read_image(path: Path) -> np.ndarray:
     except FileNotFoundError:
         raise InputError(f"no such image: {path}") from None
     except Exception as cause:  # decoders raise whatever they like at a broken file
-        raise InputError(f"cannot read the image {path}: {cause}") from cause
+        raise InputError(f"cannot read the image {path}: {cause} (data.skip_broken=true leaves such out)") from cause
 
 
 def broken_images(paths: Sequence[Path]) -> dict[Path, str]:
@@ -63,7 +63,7 @@ def read_mask(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             if image.mode not in ("P", "L", "1", "I;16", "I"):
-                raise InputError(f"the mask {path} has mode {image.mode}: an index mask has one channel (palette or grey PNG)")
+                raise InputError(f"the mask {path} has mode {image.mode}: an index mask has one channel, palette or grey PNG (data.masks)")
             labels = np.array(image)
             return labels.astype(np.uint8) if labels.dtype == bool else labels
     except FileNotFoundError:
@@ -75,8 +75,8 @@ def read_mask(path: Path) -> np.ndarray:
 
 
 def write_mask(path: Path, labels: np.ndarray, palette: Sequence[Sequence[int]]) -> None:
-    """Write labels (H, W) as a palette PNG, index 255 in VOC's off-white; with more than 255 classes as 16-bit grey. Atomic."""
-    if len(palette) > 255:
+    """Write labels (H, W) as a palette PNG, index 255 in VOC's off-white; with more than 254 classes as 16-bit grey. Atomic."""
+    if len(palette) > 254:
         write_atomically(Image.fromarray(labels.astype(np.uint16)), path)
         return
     colours = np.zeros((256, 3), dtype=np.uint8)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +17,7 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
-from maskclip.data.download import Archive, fetch
+from maskclip.data.download import Archive, fault_of, fetch
 from maskclip.data.images import read_mask
 from maskclip.data.unpack import unpack
 from maskclip.errors import InputError
@@ -30,7 +32,8 @@ PROJECT = Path(__file__).resolve().parents[3]
 class Release:
     """What is published where: `archives` to fetch, `terms` of use, `by_hand` where a person has to log in first.
 
-    `wanted` says which members of the archives are needed, `images` how many each split has to have in the end.
+    `wanted` says which members of the archives are needed, and `selection` names the choice where there is one to
+    make; `images` is how many each split has to have in the end.
     """
 
     title: str
@@ -39,19 +42,28 @@ class Release:
     archives: Sequence[Archive]
     images: Mapping[str, int]
     wanted: Callable[[str], bool] = lambda name: True
+    selection: str = ""
     by_hand: str = ""
 
 
-def arguments(release: Release, root: Path, description: str | None) -> argparse.ArgumentParser:
-    """The options that all prepare scripts have."""
-    sizes = [archive.size for archive in release.archives]
-    known = f"{sum(size or 0 for size in sizes) / 1e9:.1f} GB" if any(sizes) else "size unknown"
-    epilog = f"{release.title}, {release.page}\nterms: {release.terms}\ndownload: {len(release.archives)} files, {known}\n{release.by_hand}"
+def arguments(releases: Sequence[Release], description: str | None) -> argparse.ArgumentParser:
+    """The options that all prepare scripts have; the help names every archive, its size and its terms."""
+    epilog = "\n\n".join(_about(release) for release in releases)
     parser = argparse.ArgumentParser(description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=root, help="where the data set goes (default: %(default)s)")
+    where = "the folder of all data sets, paths.data of the programs (default: %(default)s)"
+    parser.add_argument("--root", type=Path, default=PROJECT / "data", help=where)
+    parser.add_argument("--no-verify", action="store_true", help="take archives of --from whose size or checksum is not the published one")
     parser.add_argument("--from", dest="source", type=Path, metavar="DIR", help="take the archives from here instead of downloading them")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that convert (default: %(default)s)")
     return parser
+
+
+def _about(release: Release) -> str:
+    lines = [f"{release.title}, {release.page}", f"terms: {release.terms}"]
+    for archive in release.archives:
+        size = "size not published" if archive.size is None else f"{archive.size / 1e9:.1f} GB"
+        lines.append(f"  {archive.name} ({size}): {archive.url}")
+    return "\n".join([*lines, release.by_hand]).rstrip()
 
 
 def one_sentence(main: Callable[[], None]) -> None:
@@ -71,23 +83,24 @@ def classes(name: str) -> Vocabulary:
     return Vocabulary(**yaml.safe_load((PROJECT / "conf" / "classes" / f"{name}.yaml").read_text(encoding="utf-8")))
 
 
-def obtain(release: Release, root: Path, source: Path | None) -> None:
+def obtain(release: Release, root: Path, source: Path | None, verify: bool = True) -> None:
     """Unpack the archives of a release below `root`, from the folder `source` or from the network.
 
-    An archive that was unpacked is not asked for again (`root`/.unpacked says so). Raises `InputError` if one is missing.
+    An archive that was unpacked is not asked for again (`root`/.unpacked says so). Raises `InputError` if one is missing,
+    or, with `verify`, not the published one.
     """
     done = root / UNPACKED
     for archive in release.archives:
-        mark = done / archive.name
+        mark = done / f"{archive.name}{release.selection and '.'}{release.selection}"
         if mark.is_file():
             continue
-        count = unpack(_locate(release, archive, root, source), root, release.wanted)
+        count = unpack(_locate(release, archive, root, source, verify), root, release.wanted)
         if not count:
             raise InputError(f"{archive.name} holds nothing that {release.title} should: is it another release? See {release.page}")
         write_lines(mark, [f"{count} files"])
 
 
-def _locate(release: Release, archive: Archive, root: Path, source: Path | None) -> Path:
+def _locate(release: Release, archive: Archive, root: Path, source: Path | None, verify: bool) -> Path:
     if source is not None:
         if not source.is_dir():
             raise InputError(f"no folder {source} (--from)")
@@ -96,6 +109,8 @@ def _locate(release: Release, archive: Archive, root: Path, source: Path | None)
             raise InputError(
                 f"no {archive.name} in {source} (--from); {release.title} comes from {release.page}. {release.by_hand}".strip()
             )
+        if verify and (fault := fault_of(archive, found[0])):
+            raise InputError(f"{found[0]} is not the published file: {fault}; get it again, or say --no-verify")
         return found[0]
     if release.by_hand:
         raise InputError(f"{release.by_hand} Then run this again with --from DIR, the folder with {archive.name}.")
@@ -128,8 +143,15 @@ def _spread(function: Callable, items: Sequence, workers: int, what: str) -> lis
     bar = partial(tqdm, total=len(items), desc=what, unit="file", disable=not items)
     if workers <= 1 or len(items) < 2 * workers:
         return list(bar(map(function, items)))
-    with ProcessPoolExecutor(workers) as pool:
-        return list(bar(pool.map(function, items, chunksize=min(64, 1 + len(items) // (8 * workers)))))
+    # the workers leave an interrupt to the main process, which stops them
+    with ProcessPoolExecutor(workers, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
+        try:
+            return list(bar(pool.map(function, items, chunksize=min(64, 1 + len(items) // (8 * workers)))))
+        except BrokenProcessPool as cause:
+            raise InputError(f"a process was killed while {what}, perhaps for want of memory: run again, with fewer --workers") from cause
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # an interrupt must not wait for all that is still to do
+            raise
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
@@ -140,7 +162,7 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 def read_lines(path: Path) -> list[str]:
     """The first word of every line that has one. Raises `InputError` if there is no such file."""
     if not path.is_file():
-        raise InputError(f"no {path}: the release is not complete; delete {path.parent} and run this again")
+        raise InputError(f"no {path}: the release is not complete; delete the folder {UNPACKED} in --root, to unpack it again")
     return [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
@@ -163,7 +185,9 @@ def report(release: Release, found: Mapping[str, int], why: Mapping[str, str] | 
         if count == expected:
             print(f"  {split}: {count} images, as published")
         else:
-            reason = (why or {}).get(split, "the release is not complete, or it is another one")
+            reason = (why or {}).get(
+                split, f"the release is not complete, or it is another one (delete {UNPACKED} in --root to unpack it again)"
+            )
             print(f"  {split}: {count} images, {expected} published: {reason}")
 
 
@@ -192,4 +216,6 @@ def existing(paths: Mapping[str, Path], what: str) -> list[str]:
         shown = ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else "")
         print(f"  {len(missing)} images without {what}, left out: {shown}")
     gone = set(missing)
+    if len(gone) == len(paths):
+        raise InputError(f"no image has {what}: the release is not complete; delete the folder {UNPACKED} in --root, to unpack it again")
     return [name for name in paths if name not in gone]

@@ -54,8 +54,10 @@ class VariedCrop(A.DualTransform):
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         height, width = params["shape"][:2]
         box = self._box(height, width)
-        for _ in range(10 if self.most < 1 else 0):
-            if self._is_varied(self.apply(data["mask"], box)):
+        mask = data["mask"]
+        hopeless = self.most >= 1 or mask.min() == mask.max()  # annotation-free: there is nothing to vary
+        for _ in range(0 if hopeless else 10):
+            if self._is_varied(self.apply(mask, box)):
                 break
             box = self._box(height, width)
         return {"box": box}

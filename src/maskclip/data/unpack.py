@@ -162,9 +162,7 @@ def _reading(archive: Path) -> Iterator[None]:
     except InputError:
         raise
     except BROKEN as cause:
-        raise _BrokenError(
-            f"the archive {archive} is broken ({cause or type(cause).__name__}): delete it and run again, to download it anew"
-        ) from cause
+        raise _BrokenError(f"the archive {archive} is broken ({cause or type(cause).__name__}): get it again") from cause
 
 
 @contextmanager
