@@ -1,4 +1,4 @@
-"""A disk that fills up in the middle of a file."""
+"""What stops a write: a disk that fills up in the middle of a file, a person who interrupts."""
 
 from __future__ import annotations
 
@@ -33,3 +33,16 @@ def full_disk() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "open", opened)
         yield
+
+
+def interrupted_after(writes: int, real: Callable[[Any, bytes, Path], None]) -> Callable[[Any, bytes, Path], None]:
+    """`write_block` with an interrupt in place of the write after so many."""
+    left = [writes]
+
+    def write(stream: Any, block: bytes, path: Path) -> None:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        real(stream, block, path)
+
+    return write

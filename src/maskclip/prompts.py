@@ -6,7 +6,6 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from os import getpid
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from maskclip.errors import InputError
+from maskclip.files import replacing
 from maskclip.vocabulary import Vocabulary
 
 IN_THE_SCENE = (
@@ -123,13 +123,8 @@ def save_text(path: Path, embeddings: Tensor, vocabulary: Vocabulary, about: Map
     """
     metadata = {key: json.dumps(about[key]) for key in ABOUT if key in about}
     metadata["words"] = json.dumps([word for words in vocabulary.words for word in words])
-    partial = path.with_suffix(f".{getpid()}")  # several processes may write the same entry
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with replacing(path) as partial:
         save_file({"text_embeddings": embeddings.float().contiguous()}, partial, metadata=metadata)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load_text(path: Path, vocabulary: Vocabulary, architecture: str, visual_sha256: str | None = None) -> tuple[Tensor, dict[str, Any]]:

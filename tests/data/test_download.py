@@ -19,7 +19,7 @@ from typing import Any
 from urllib.error import URLError
 
 import pytest
-from full_disk import full_disk
+from full_disk import full_disk, interrupted_after
 
 from maskclip import InputError
 from maskclip.data import download
@@ -252,14 +252,7 @@ def test_a_server_may_be_busy_for_a_moment(server: Server, tmp_path: Path) -> No
 
 
 def test_an_interrupt_costs_nothing(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, left = download.write_block, [3]
-
-    def interrupted(stream: Any, block: bytes, path: Path) -> None:
-        if not left[0]:
-            raise KeyboardInterrupt
-        left[0] -= 1
-        real(stream, block, path)
-
+    interrupted = interrupted_after(3, download.write_block)
     with monkeypatch.context() as patch:
         patch.setattr(download, "write_block", interrupted)
         with pytest.raises(KeyboardInterrupt):

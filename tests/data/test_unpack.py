@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from full_disk import full_disk
+from full_disk import full_disk, interrupted_after
 
 from maskclip import InputError
 from maskclip.data import unpack as unpack_module
@@ -147,14 +147,7 @@ def test_links_in_a_zip(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_interrupt_leaves_no_half_file(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     archive, folder = packed(tmp_path / f"set.{kind}", FILES), tmp_path / "to"
-    real, left = unpack_module.write_block, [7]  # in the middle of the second file
-
-    def interrupted(stream: Any, block: bytes, path: Path) -> None:
-        if not left[0]:
-            raise KeyboardInterrupt
-        left[0] -= 1
-        real(stream, block, path)
-
+    interrupted = interrupted_after(7, unpack_module.write_block)  # in the middle of the second file
     with monkeypatch.context() as patch:
         patch.setattr(unpack_module, "write_block", interrupted)
         with pytest.raises(KeyboardInterrupt):

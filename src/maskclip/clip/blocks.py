@@ -34,8 +34,8 @@ class Block(ABC):
         return self.module(tokens) if self.rope is None else self.module(tokens, rope=self.rope)
 
     @property
-    @abstractmethod
-    def num_heads(self) -> int: ...
+    def num_heads(self) -> int:
+        return self.module.attn.num_heads
 
     @abstractmethod
     def norm(self, tokens: Tensor) -> Tensor:
@@ -82,10 +82,6 @@ class Block(ABC):
 class OpenCLIPBlock(Block):
     """open_clip's ResidualAttentionBlock around nn.MultiheadAttention."""
 
-    @property
-    def num_heads(self) -> int:
-        return self.module.attn.num_heads
-
     def norm(self, tokens: Tensor) -> Tensor:
         return self.module.ln_1(tokens)
 
@@ -99,12 +95,21 @@ class OpenCLIPBlock(Block):
         return self.module.ls_2(self.module.mlp(self.module.ln_2(tokens)))
 
 
-class ViTBlock(Block):
-    """timm's Block of its VisionTransformer."""
+class NormedHeads(Block):
+    """What timm's blocks share: queries and keys may be normalised per head, and the attention may end in a norm of its own."""
 
-    @property
-    def num_heads(self) -> int:
-        return self.module.attn.num_heads
+    def head_norm(self, heads: Tensor, part: int) -> Tensor:
+        attention = self.module.attn
+        return (attention.q_norm, attention.k_norm, nn.Identity())[part](heads)
+
+    def attended(self, mixed: Tensor) -> Tensor:
+        """Attended values (B, heads, N, d) behind norm and output projection of the attention, (B, N, K)."""
+        attention = self.module.attn
+        return attention.proj(attention.norm(_side_by_side(mixed)))
+
+
+class ViTBlock(NormedHeads):
+    """timm's Block of its VisionTransformer."""
 
     def norm(self, tokens: Tensor) -> Tensor:
         return self.module.norm1(tokens)
@@ -112,24 +117,15 @@ class ViTBlock(Block):
     def linear(self, y: Tensor, part: int) -> Tensor:
         return _rows(self.module.attn.qkv, y, part)
 
-    def head_norm(self, heads: Tensor, part: int) -> Tensor:
-        attention = self.module.attn
-        return (attention.q_norm, attention.k_norm, nn.Identity())[part](heads)
-
     def merge(self, mixed: Tensor) -> Tensor:
-        attention = self.module.attn
-        return self.module.ls1(attention.proj(attention.norm(_side_by_side(mixed))))
+        return self.module.ls1(self.attended(mixed))
 
     def mlp(self, tokens: Tensor) -> Tensor:
         return self.module.ls2(self.module.mlp(self.module.norm2(tokens)))
 
 
-class EVABlock(Block):
+class EVABlock(NormedHeads):
     """timm's EvaBlock (EVA01, EVA02, PE): rotary positions, projections apart or packed, LayerNorm before the branches."""
-
-    @property
-    def num_heads(self) -> int:
-        return self.module.attn.num_heads
 
     def norm(self, tokens: Tensor) -> Tensor:
         return self.module.norm1(tokens)
@@ -142,13 +138,8 @@ class EVABlock(Block):
         bias: Tensor | None = getattr(attention, f"{'qkv'[part]}_bias", None)
         return rows if bias is None else rows + bias
 
-    def head_norm(self, heads: Tensor, part: int) -> Tensor:
-        attention = self.module.attn
-        return (attention.q_norm, attention.k_norm, nn.Identity())[part](heads)
-
     def merge(self, mixed: Tensor) -> Tensor:
-        attention = self.module.attn
-        out = attention.proj(attention.norm(_side_by_side(mixed)))
+        out = self.attended(mixed)
         return out if self.module.gamma_1 is None else self.module.gamma_1 * out
 
     def mlp(self, tokens: Tensor) -> Tensor:
@@ -163,8 +154,7 @@ class EVAPostNormBlock(EVABlock):
         return tokens
 
     def merge(self, mixed: Tensor) -> Tensor:
-        attention = self.module.attn
-        return self.module.norm1(attention.proj(attention.norm(_side_by_side(mixed))))
+        return self.module.norm1(self.attended(mixed))
 
     def mlp(self, tokens: Tensor) -> Tensor:
         return self.module.norm2(self.module.mlp(tokens))

@@ -48,11 +48,6 @@ class DenseCLIP(Frozen):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self.freeze()
 
-    @property
-    def needs_proxy(self) -> bool:
-        """Whether the strategy compares the features of another network."""
-        return getattr(self.reader, "proxy", None) is not None
-
     def covered_size(self, height: int, width: int) -> Size:
         """The image size, in pixels, that the grid of features covers for an input of this size."""
         return self.reader.covered_size(height, width)

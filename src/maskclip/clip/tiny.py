@@ -16,6 +16,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from maskclip.files import replacing
+
 ASSETS = Path(__file__).parent.parent / "assets"
 ARCHITECTURE = "maskclip-tiny"
 WEIGHTS = ASSETS / f"{ARCHITECTURE}.safetensors"
@@ -34,9 +36,8 @@ def save_weights(state: dict[str, Tensor], token_ids: Tensor, path: Path, metada
     slim = {name: value.half().contiguous() for name, value in state.items() if name != _TABLE}
     slim[_ROWS] = state[_TABLE][token_ids].half()
     slim[_IDS] = token_ids.to(torch.int32)
-    partial = path.with_suffix(".partial")
-    save_file(slim, partial, metadata=metadata)
-    partial.replace(path)
+    with replacing(path) as partial:
+        save_file(slim, partial, metadata=metadata)
 
 
 def load_weights(path: Path = WEIGHTS) -> dict[str, Tensor]:

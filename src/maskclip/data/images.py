@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from maskclip.errors import InputError
+from maskclip.files import replacing
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
 
@@ -89,13 +90,8 @@ def write_mask(path: Path, labels: np.ndarray, palette: Sequence[Sequence[int]])
 
 def write_atomically(image: Image.Image, path: Path, **options: object) -> None:
     """Save a picture so that a kill at any moment leaves no half-written file under its name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as partial:
         image.save(partial, format={".jpg": "JPEG", ".png": "PNG"}[path.suffix], **options)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def find_images(source: Path) -> list[Path]:

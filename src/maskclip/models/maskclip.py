@@ -96,6 +96,7 @@ class MaskCLIP(Frozen):
         check_thresholds(vocabulary, key_smoothing, prompt_denoising, background_threshold, habits)
         if strategy not in STRATEGIES:
             raise InputError(f"unknown strategy {strategy!r}; choose one of {', '.join(STRATEGIES)}")
+        proxy = proxy if STRATEGIES[strategy].needs_proxy else None
         model = load_clip(architecture, pretrained, with_text=text_embeddings is None)
         about: dict[str, Any] = {"architecture": architecture, "pretrained": pretrained, "strategy": strategy, **fingerprints(model)}
         alter_tower(model.visual, habits)
@@ -103,7 +104,7 @@ class MaskCLIP(Frozen):
             model.visual,
             strategy,
             normalisation="imagenet" if habits.imagenet_normalisation else normalisation,
-            proxy=Proxy(proxy) if proxy is not None and STRATEGIES[strategy].needs_proxy else None,
+            proxy=None if proxy is None else Proxy(proxy),
             projected_keys=habits.projected_keys,
         )  # before the words are read, which takes longer: what does not fit is said at once
         if text_embeddings is not None:
@@ -122,7 +123,7 @@ class MaskCLIP(Frozen):
             logit_scale=about["logit_scale"] if logit_scale is None else logit_scale,
             background_threshold=background_threshold,
             released=habits,
-            provenance={**about, "proxy": proxy if dense.needs_proxy else None, "released": habits.names},
+            provenance={**about, "proxy": proxy, "released": habits.names},
         )
 
     @property

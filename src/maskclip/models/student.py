@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from os import getpid
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from maskclip.errors import InputError
-from maskclip.files import write_json
+from maskclip.files import replacing, write_json
 from maskclip.fingerprint import weights_sha256
 from maskclip.functional import best_word
 from maskclip.inference import Protocol, predict_image
@@ -113,11 +112,9 @@ class Student(nn.Module):
         is written last: a folder with a student.json is whole.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         words, state = self.vocabulary, {name: value.contiguous().cpu() for name, value in self.state_dict().items()}
-        partial = folder / f".{WEIGHTS}.{getpid()}"
-        save_file(state, partial)
-        partial.replace(folder / WEIGHTS)
+        with replacing(folder / WEIGHTS) as partial:
+            save_file(state, partial)
         about = {
             "method": self.method,
             "student": self.settings,
