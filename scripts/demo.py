@@ -26,8 +26,10 @@ from maskclip.data.textures_release import write_textures  # noqa: E402
 from maskclip.files import write_json  # noqa: E402
 from maskclip.inference import predict_image  # noqa: E402
 from maskclip.pictures import colourise, legend, magnify, overlay, sheet, stack  # noqa: E402
+from maskclip.programs.common import Card, be_quiet, build, plain  # noqa: E402
+from maskclip.programs.evaluating import evaluate_model  # noqa: E402
+from maskclip.programs.training import train_student  # noqa: E402
 from maskclip.results import table  # noqa: E402
-from maskclip.run import Card, be_quiet, build, evaluate_model, plain, train_student  # noqa: E402
 from maskclip.vocabulary import Vocabulary  # noqa: E402
 
 OUTPUT = ROOT / "outputs" / "demo"

@@ -30,7 +30,7 @@ from maskclip.data.release import one_sentence  # noqa: E402
 from maskclip.errors import InputError  # noqa: E402
 from maskclip.files import write_json  # noqa: E402
 from maskclip.pictures import colourise, legend, overlay, sheet, stack  # noqa: E402
-from maskclip.run import build, words_of  # noqa: E402
+from maskclip.programs.common import build, words_of  # noqa: E402
 from maskclip.vocabulary import Vocabulary  # noqa: E402
 
 ROWS, CELL = 8, 200

@@ -6,7 +6,7 @@ python src/embed.py model=maskclip_vit16 classes=voc20 output=voc20.safetensors
 import hydra
 from omegaconf import DictConfig
 
-from maskclip.run import embed, program
+from maskclip.programs import embed, program
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="embed")

@@ -7,7 +7,7 @@ python src/eval.py model=maskclip_vit16 data=voc20
 import hydra
 from omegaconf import DictConfig
 
-from maskclip.run import evaluate, program
+from maskclip.programs import evaluate, program
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="eval")

@@ -6,7 +6,7 @@ python src/export.py checkpoint=outputs/train/.../checkpoints/last.ckpt output=s
 import hydra
 from omegaconf import DictConfig
 
-from maskclip.run import export, program
+from maskclip.programs import export, program
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="export")

@@ -6,7 +6,7 @@ python src/segment.py input=photos/ classes.names=[cat,grass,sky]
 import hydra
 from omegaconf import DictConfig
 
-from maskclip.run import program, segment
+from maskclip.programs import program, segment
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="segment")

@@ -7,7 +7,7 @@ python src/train.py experiment=context_zero_shot trainer.devices=4
 import hydra
 from omegaconf import DictConfig
 
-from maskclip.run import program, train
+from maskclip.programs import program, train
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")

@@ -17,7 +17,7 @@ from open_clip.model import CLIP
 
 from maskclip import MaskCLIP, Vocabulary
 from maskclip.data.textures_release import write_textures
-from maskclip.run import plain
+from maskclip.programs.common import plain
 
 ROOT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(2)

@@ -19,7 +19,7 @@ from maskclip import Released, Student, Vocabulary
 from maskclip.clip import STRATEGIES
 from maskclip.data.corruptions import CORRUPTIONS
 from maskclip.data.transforms import TrainTransform
-from maskclip.run import plain
+from maskclip.programs.common import plain
 
 CONF = ROOT / "conf"
 PROGRAMS = ("train", "eval", "segment", "embed", "export")

@@ -12,7 +12,7 @@ from maskclip import Protocol, Vocabulary, predict_labels
 from maskclip.data.dataset import SegmentationDataset
 from maskclip.data.textures_release import write_textures
 from maskclip.metrics import Confusion, Scores, scores
-from maskclip.run import build
+from maskclip.programs.common import build
 
 pytestmark = pytest.mark.slow
 

@@ -19,7 +19,7 @@ from hydra import compose, initialize_config_dir
 from maskclip import InputError
 from maskclip.data.images import read_mask
 from maskclip.data.release import convert, read_lines
-from maskclip.run import train_student
+from maskclip.programs.training import train_student
 
 WRITERS: dict[str, Callable[[Path], None]] = {
     "voc": raw.write_voc,

@@ -18,8 +18,8 @@ from maskclip.clip.towers import ViTReader
 from maskclip.functional import resize
 from maskclip.inference import NATIVE, predict_logits
 from maskclip.models.released import alter_tower
+from maskclip.programs.common import plain
 from maskclip.prompts import TEMPLATE_SETS, embed_vocabulary
-from maskclip.run import plain
 
 GOLDENS = np.load(Path(__file__).parent / "assets" / "goldens.npz")
 OFFICIAL = Released(

@@ -1,0 +1,19 @@
+"""`src/embed.py`: the text embeddings of class names, in a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from maskclip.models.maskclip import MaskCLIP
+from maskclip.programs.common import build, words_of
+from maskclip.vocabulary import Vocabulary
+
+
+def embed(cfg: DictConfig) -> None:
+    """`src/embed.py`: the text embeddings of the class names, computed and written to a file."""
+    model: MaskCLIP = build(cfg.model, classes=Vocabulary(**words_of(cfg.classes)))
+    output = Path(cfg.output)
+    model.save_text(output)
+    print(f"{len(model.text_embeddings)} words of {len(model.vocabulary)} classes, {model.embedding_dim} dimensions: {output}")

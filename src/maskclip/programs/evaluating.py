@@ -1,0 +1,99 @@
+"""`src/eval.py`: score a model on a data set."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from pytorch_lightning.utilities import rank_zero_only
+
+from maskclip.callbacks import SavePictures, StepProgressBar
+from maskclip.data.datamodule import SegmentationData
+from maskclip.errors import InputError
+from maskclip.files import write_json
+from maskclip.inference import Protocol, Segmenter
+from maskclip.metrics import scores
+from maskclip.programs.common import Card, build, build_trainer, plain, words_of
+from maskclip.results import class_table, commit, device_name, score_entries, table, versions
+from maskclip.tasks import Evaluation
+from maskclip.vocabulary import Vocabulary
+
+LABELS = {
+    "none": "Training saw no ground truth (data.labels=none).",
+    "oracle_ignore": "Of the ground truth, training saw which pixels are ignored (data.labels=oracle_ignore), as in the released code.",
+    "seen": "Seen and unseen classes compete; unseen pixels occur in the training images, unlabelled: transductive (data.labels=seen).",
+    "all": "Training saw all labels (data.labels=all).",
+}
+"""What a student's number has to be read with."""
+
+
+def evaluate(cfg: DictConfig) -> float:
+    """`src/eval.py`: evaluate a model on a data set, print the table, write the card. Returns the mIoU in percent."""
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    vocabulary = Vocabulary(**words_of(cfg.classes))
+    data: SegmentationData = build(cfg.data, classes=vocabulary)
+    if cfg.data.masks is None:
+        raise InputError("there is nothing to score without masks (data.masks); src/segment.py writes label maps")
+    data.dataset("val")  # a missing data set is said before a model is loaded
+    model = build(cfg.model, classes=vocabulary)
+    output = Path(cfg.paths.output)
+    card = evaluate_model(cfg, model, data, output)
+    report(card, output)
+    return card["miou"]
+
+
+def evaluate_model(cfg: DictConfig, model: Segmenter, data: SegmentationData, output: Path) -> Card:
+    """Evaluate a model on the validation split; returns the result card.
+
+    Writes `output`/results.json, `output`/confusion.npy (pixel counts, rows are the truth) and a few pictures.
+    """
+    protocol: Protocol = build(cfg.protocol)
+    task = Evaluation(model, protocol, len(data.vocabulary))
+    callbacks: list[pl.Callback] = [StepProgressBar()] if cfg.trainer.enable_progress_bar else []
+    if cfg.pictures:
+        callbacks.append(SavePictures(output / "pictures", data.vocabulary, cfg.pictures))
+    trainer = build_trainer(cfg, callbacks=callbacks, logger=False, enable_checkpointing=False)
+    start = time.perf_counter()
+    trainer.test(task, data, verbose=False)
+    assert task.counts is not None
+    card = {
+        "method": model.method,
+        "data": data.name,
+        "split": "val",
+        **score_entries(scores(task.counts, data.vocabulary.unseen_indices), data.vocabulary),
+        "images": task.images,
+        "seconds": round(time.perf_counter() - start, 2),
+        "device": device_name(trainer.strategy.root_device),
+        "processes": trainer.world_size,
+        "weights_sha256": model.weights_sha256,
+        "provenance": model.provenance,
+        "classes": list(data.vocabulary.names),
+        "words": data.vocabulary.words,
+        "unseen_classes": list(data.vocabulary.unseen),
+        "protocol": plain(cfg.protocol),
+        "config": plain(cfg),
+        "versions": versions(),
+        "commit": commit(),
+    }
+    if trainer.is_global_zero:
+        output.mkdir(parents=True, exist_ok=True)
+        np.save(output / "confusion.npy", task.counts.numpy())
+        write_json(output / "results.json", card)
+    return card
+
+
+@rank_zero_only
+def report(card: Card, output: Path) -> None:
+    """Print a card as a table, with the classes one by one and where the files are."""
+    if HydraConfig.get().mode == RunMode.MULTIRUN:  # one table comes in the end (sweeps.py)
+        print(f"mIoU {card['miou']:.1f}, {card['method']}; card: {output / 'results.json'}")
+        return
+    print(f"\n{class_table(card, card['unseen_classes'])}\n\n{table([card])}\n")
+    print(f"{card['images']} images of {card['data']} in {card['seconds']:.1f} s on {card['device']}; card: {output / 'results.json'}")
+    if said := LABELS.get(card["provenance"].get("labels")):
+        print(said)
