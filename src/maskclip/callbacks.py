@@ -1,18 +1,24 @@
-"""What happens beside training and evaluation: progress by steps and pictures of predictions."""
+"""What happens beside training and evaluation: progress by steps, pace and memory, pictures of labels and predictions."""
 
 from __future__ import annotations
 
+import resource
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 from pytorch_lightning.callbacks import Callback, TQDMProgressBar
+from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from maskclip.data.images import write_atomically
+from maskclip.functional import UNLABELLED
 from maskclip.pictures import colourise, legend, magnify, overlay, sheet, stack
 from maskclip.vocabulary import Vocabulary
 
@@ -35,13 +41,97 @@ class StepProgressBar(TQDMProgressBar):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         super().on_train_epoch_start(trainer)
-        self.train_progress_bar.set_description("training")
         self.train_progress_bar.initial = trainer.fit_loop.epoch_loop.batch_idx + 1
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
+        self.train_progress_bar.set_description(getattr(pl_module, "phase", "training"), refresh=False)
         return metrics
+
+
+class Pace(Callback):
+    """Logs images a second, of all processes and without validation, and the peak of memory in GB: the GPU's, else the process's."""
+
+    def __init__(self) -> None:
+        self.seconds, self.images, self.peak = 0.0, 0, 0.0
+        self._since: tuple[float, int] | None = None
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        if self._since is None:
+            self._since = (time.perf_counter(), 0)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any) -> None:
+        assert self._since is not None
+        start, images = self._since
+        images += len(batch["image"]) * trainer.world_size
+        self._since = (start, images)
+        if trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            return
+        self._stop()
+        self.peak = peak_memory(pl_module.device)
+        pl_module.log_dict({"train/images_per_second": self.images / self.seconds, "train/memory_gb": self.peak})
+
+    def _stop(self) -> None:
+        if self._since is not None:
+            self.seconds += time.perf_counter() - self._since[0]
+            self.images += self._since[1]
+            self._since = None
+
+    def on_validation_start(self, *_: Any) -> None:
+        self._stop()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._stop()
+        self.peak = peak_memory(pl_module.device)
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most memory in GB that this process has held so far: torch's on a GPU, else all of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1024 if sys.platform == "linux" else 1) / 1e9
+
+
+class LabelPictures(Callback):
+    """Every so many steps, writes what the loss saw of the first crops: image | truth | labels | prediction of the student.
+
+    The truth is what the data set shows of it: without masks there is none. Sheets go to `folder`, and to wandb or TensorBoard.
+    """
+
+    def __init__(self, folder: str | Path, every_n_train_steps: int = 1000, count: int = 4) -> None:
+        self.folder, self.every, self.count = Path(folder), every_n_train_steps, count
+        self._done = 0
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any) -> None:
+        step = trainer.global_step
+        if not trainer.is_global_zero or step % self.every or step == self._done:  # steps stand still while gradients accumulate
+            return
+        self._done = step
+        page = self.page(
+            pl_module, {name: value[: self.count].cpu() for name, value in batch.items() if isinstance(value, Tensor)}, outputs
+        )
+        write_atomically(page, self.folder / f"{step:06}.png")
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_image("train/crops", [page], step=step)
+            elif isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image("train/crops", np.asarray(page), step, dataformats="HWC")
+
+    def page(self, module: Any, batch: dict[str, Tensor], outputs: dict[str, Tensor]) -> Image.Image:
+        """A sheet of the crops (B, 3, H, W) of a batch, with the outputs of the training step for them."""
+        vocabulary: Vocabulary = module.student.vocabulary
+        palette, truth = vocabulary.colours, batch["mask"].masked_fill(batch["mask"] == UNLABELLED, vocabulary.ignore_index)
+        if "truth" in batch:
+            truth = torch.where(batch["mask"] == UNLABELLED, batch["truth"], truth)
+        rows = []
+        for image, *maps in zip(
+            batch["image"], truth, outputs["labels"].cpu(), outputs["logits"][: self.count].argmax(1).cpu(), strict=False
+        ):
+            pixels = magnify(image.permute(1, 2, 0).numpy(), CELL)
+            rows.append([pixels, *(overlay(pixels, magnify(m.numpy().astype("int32"), CELL), palette) for m in maps)])
+        page = sheet(rows, ["image", "ground truth", f"labels ({module.phase})", "student"], CELL)
+        return stack([page, legend(vocabulary.names, palette, page.width)])
 
 
 class AtomicCheckpoints(TorchCheckpointIO):

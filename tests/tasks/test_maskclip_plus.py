@@ -118,7 +118,7 @@ def test_a_batch_of_ignored_pixels_costs_nothing(tiny: MaskCLIP, textures_root: 
     task.log_dict = task.log = lambda *_, **__: None  # type: ignore[method-assign,assignment]
     task.trainer.strategy._optimizers = [torch.optim.SGD(task.parameters(), 0.1)]
     batch: Any = {"image": torch.zeros(2, 3, 64, 64, dtype=torch.uint8), "mask": torch.full((2, 64, 64), 255), "name": ["a", "b"]}
-    assert task.training_step(batch, 0).item() == 0
+    assert task.training_step(batch, 0)["loss"].item() == 0
 
 
 def test_checkpoint_is_safe_small_and_whole(tiny: MaskCLIP, textures_root: Path, tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ class SegmentationData(pl.LightningDataModule):
 
     `train` and `val` are split files (None: every image that fits). `labels` says what a learner may see in training:
     "none" (annotation-free; nothing at all), "oracle_ignore" (annotation-free as released: only which pixels are
-    ignored), "seen" (zero-shot: all but the unseen classes) or "all". `augmentation` are the arguments of
+    ignored), "seen" (zero-shot: all but the unseen classes) or "all"; `truth` hands out what is hidden beside it, for the
+    log alone. `augmentation` are the arguments of
     `TrainTransform` other than the seed. `batch_size` is that of all processes together in training; evaluation hands out
     lists of `eval_batch` images, each at its own size. `corruption` and `severity` (1 to 5) spoil the images of evaluation, never those of
     training. `skip_broken` leaves out pictures that cannot be read, which else are an error. `source` is a sentence on
@@ -37,6 +38,7 @@ class SegmentationData(pl.LightningDataModule):
         val: str | None = None,
         reduce_zero_label: bool = False,
         labels: str = "all",
+        truth: bool = True,
         augmentation: Mapping[str, Any] | None = None,
         corruption: str | None = None,
         severity: int = 1,
@@ -73,7 +75,7 @@ class SegmentationData(pl.LightningDataModule):
             raise InputError(f"data.labels={labels} needs masks (data.masks); without any, say data.labels=none")
         if labels == "seen" and not self.vocabulary.unseen:
             raise InputError("data.labels=seen needs unseen classes, and this vocabulary names none (classes.unseen)")
-        self.hide, self.labels = hidden[labels], labels
+        self.hide, self.labels, self.truth = hidden[labels], labels, truth
         self.augmentation = dict(augmentation or {})
         self.batch_size, self.eval_batch, self.num_workers, self.seed = batch_size, eval_batch, num_workers, seed
 
@@ -100,7 +102,7 @@ class SegmentationData(pl.LightningDataModule):
         if each < 2:
             raise InputError(f"data.batch_size={self.batch_size} leaves one image at a time, and BatchNorm needs two")
         transform = TrainTransform(**self.augmentation, ignore_index=self.vocabulary.ignore_index, seed=self.seed)
-        data = self.dataset("train", hide=self.hide, transform=transform)
+        data = self.dataset("train", hide=self.hide, truth=self.truth, transform=transform)
         draws = NumberedDraws(data, self.seed, each, rank, world, start=self._drawn)
         return self._loader(data, sampler=draws, batch_size=each)
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
+from typing_extensions import NotRequired
 
 from maskclip.data.corruptions import corrupt
 from maskclip.data.images import IMAGE_SUFFIXES, broken_images, read_image, read_mask
@@ -21,11 +22,15 @@ Transform = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray
 
 
 class Sample(TypedDict):
-    """`image` (3, H, W) uint8 RGB; `mask` (H, W) int64 class indices, 255 ignored, -1 unlabelled; `name` of the image."""
+    """`image` (3, H, W) uint8 RGB; `mask` (H, W) int64 class indices, 255 ignored, -1 unlabelled; `name` of the image.
+
+    `truth` (H, W) int64, if asked for, is what the unlabelled pixels are: to judge pseudo labels by, not to learn from.
+    """
 
     image: Tensor
     mask: Tensor
     name: str
+    truth: NotRequired[Tensor]
 
 
 class Draw(NamedTuple):
@@ -42,8 +47,9 @@ class SegmentationDataset(Dataset[Sample]):
     its mask is then that of the picture without suffix. `split` is a text file of names, one a line; None takes every
     image that fits the pattern. `masks` None: no labels. `reduce_zero_label`: 0 in the files is ignored and the classes start
     at 1, as in ADE20K. `hide` says which labels the learner may not see: class indices, "all" (not even what is
-    ignored), or "valid" (all but what is ignored). `skip_broken` reads all pictures beforehand and leaves out those that
-    cannot be read (`broken` lists why). `corruption` and `severity`: see `corruptions.py`.
+    ignored), or "valid" (all but what is ignored); `truth` hands them out beside the mask. `skip_broken` reads all
+    pictures beforehand and leaves out those that cannot be read (`broken` lists why). `corruption` and `severity`: see
+    `corruptions.py`.
     In files 255 is ignored; where there are more than 254 classes, files are 16-bit and 65535 is (`ignore_index`).
     Raises `InputError` for a missing root or split, an empty folder, a file that is not there or a label out of range.
     """
@@ -57,6 +63,7 @@ class SegmentationDataset(Dataset[Sample]):
         split: str | None = None,
         reduce_zero_label: bool = False,
         hide: Sequence[int] | Literal["all", "valid"] = (),
+        truth: bool = False,
         transform: Transform | None = None,
         skip_broken: bool = False,
         corruption: str | None = None,
@@ -77,6 +84,7 @@ class SegmentationDataset(Dataset[Sample]):
             if pattern is not None and pattern.count("{}") != 1:
                 raise InputError(f"data.{key}={pattern!r} must hold {{}} once, in the place of the name, as in photos/{{}}.jpg")
         self.hide = hide
+        self.truth = truth and masks is not None and len(hide) > 0
         self.transform = transform
         if not self.root.is_dir():
             raise InputError(f"no data in {self.root} (data.root). {source}".strip())
@@ -149,26 +157,30 @@ class SegmentationDataset(Dataset[Sample]):
         image = read_image(self.image_path(name))
         if self.corruption is not None:
             image = corrupt(image, self.corruption, self.severity, name, self.seed)
-        mask = self._mask(name, image.shape[:2])
+        mask = self._mask(name, image.shape[:2], self.hide)
+        masks = np.dstack([mask, self._mask(name, image.shape[:2], ())]) if self.truth else mask
         if self.transform is not None:
-            image, mask = self.transform(image, mask, number)
-        labels = torch.from_numpy(mask.astype(np.int64))
-        return {
+            image, masks = self.transform(image, masks, number)
+        labels, *truth = torch.from_numpy(np.atleast_3d(masks).transpose(2, 0, 1).astype(np.int64))
+        sample: Sample = {
             "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
-            "mask": labels.masked_fill_(labels == self.hidden, UNLABELLED),
+            "mask": labels.masked_fill(labels == self.hidden, UNLABELLED),
             "name": name,
         }
+        if truth:
+            sample["truth"] = truth[0].masked_fill(labels != self.hidden, self.ignore_index)
+        return sample
 
     @property
     def hidden(self) -> int:
         """What stands for UNLABELLED while a mask is still unsigned, on its way through the transforms."""
         return self.ignore_index - 1
 
-    def _mask(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    def _mask(self, name: str, shape: tuple[int, ...], hide: Sequence[int] | str) -> np.ndarray:
         """Labels (H, W) uint8 (uint16 where there are more than 254 classes), `hidden` where the learner may not look."""
-        if self.masks is None or self.hide == "all":
-            return np.full(shape, self.hidden if self.hide else self.ignore_index, dtype=self.dtype)
-        labels = self.labels(name, self.hide)
+        if self.masks is None or hide == "all":
+            return np.full(shape, self.hidden if hide else self.ignore_index, dtype=self.dtype)
+        labels = self.labels(name, hide)
         if labels.shape != shape:
             path = self.mask_path(name)
             raise InputError(

@@ -54,7 +54,7 @@ class VariedCrop(A.DualTransform):
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         height, width = params["shape"][:2]
         box = self._box(height, width)
-        mask = data["mask"]
+        mask = data["mask"] if data["mask"].ndim == 2 else data["mask"][..., 0]
         hopeless = self.most >= 1 or mask.min() == mask.max()  # annotation-free: there is nothing to vary
         for _ in range(0 if hopeless else 10):
             if self._is_varied(self.apply(mask, box)):
@@ -175,7 +175,10 @@ class TrainTransform:
         self.seed = seed
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Image (H, W, 3) uint8 and mask (H, W), cropped; the same `number` gives the same crop in any process."""
+        """Image (H, W, 3) uint8 and mask (H, W), cropped; the same `number` gives the same crop in any process.
+
+        Of several masks (H, W, K) the first decides which crops are varied.
+        """
         self.steps.set_random_seed(int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0]))
         result = self.steps(image=image, mask=mask)
         return result["image"], result["mask"]

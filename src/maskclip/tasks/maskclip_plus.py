@@ -15,7 +15,7 @@ from maskclip.data.dataset import Sample, same_size
 from maskclip.errors import InputError
 from maskclip.functional import UNLABELLED, cross_entropy, distillation, pseudo_labels, upsample_logits
 from maskclip.inference import Protocol, predict_labels
-from maskclip.metrics import Confusion, scores
+from maskclip.metrics import Confusion, iou_of, scores
 from maskclip.models.maskclip import MaskCLIP
 from maskclip.models.student import Student
 
@@ -72,6 +72,7 @@ class MaskCLIPPlus(pl.LightningModule):
         unlabelled = {"seen": vocabulary.unseen_indices, "all": []}.get(labels, list(range(len(vocabulary))))
         self.register_buffer("unlabelled", torch.tensor(unlabelled, dtype=torch.long), persistent=False)
         self.confusion = Confusion(len(vocabulary))
+        self.used_labels, self.own_labels = Confusion(len(vocabulary)), Confusion(len(vocabulary))
         self._teacher: tuple[MaskCLIP, ...] = ()  # a tuple is not a submodule: neither trained nor stored
 
     def attach_teacher(self, teacher: MaskCLIP) -> None:
@@ -91,13 +92,19 @@ class MaskCLIPPlus(pl.LightningModule):
     def is_guided(self) -> bool:
         return self.global_step < self.guided_steps
 
+    @property
+    def phase(self) -> str:
+        """Who writes the pseudo labels now: "guided" by the teacher, "self-training"; "supervised" where there are none to write."""
+        return "supervised" if not len(self.unlabelled) else "guided" if self.is_guided else "self-training"
+
     def on_fit_start(self) -> None:
         if len(self.unlabelled) and not self._teacher and self.is_guided:
             raise InputError("the guided phase needs a teacher: attach_teacher was not called")
         for teacher in self._teacher:
             teacher.to(self.device)
 
-    def training_step(self, batch: Sample, _: int) -> Tensor:
+    def training_step(self, batch: Sample, _: int) -> dict[str, Tensor]:
+        """The loss, with the labels (B, H, W) that it was taken against and the student's logits (B, C, H, W)."""
         image, given = batch["image"].float() / 255, batch["mask"]
         if torch.isin(given, self.unlabelled).any():
             raise RuntimeError("a label of a class that has none reached the training loss: the data set leaks it")
@@ -113,10 +120,19 @@ class MaskCLIPPlus(pl.LightningModule):
                 f"the loss is {loss.item()} at step {self.global_step}, and nothing sensible can follow: try a smaller task.lr, "
                 "trainer.gradient_clip_val=1 or trainer.precision=32-true; the last checkpoint is from before"
             )
-        filled = (given == UNLABELLED).float().mean()
-        self.log_dict({"train/loss": loss, "train/pseudo_labelled": filled, "train/guided": float(self.is_guided)}, prog_bar=True)
-        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
-        return loss
+        if "truth" in batch:
+            self.judge(batch["truth"], given, labels, logits.detach())
+        filled = (given == UNLABELLED) & (labels != self.student.vocabulary.ignore_index)
+        self.log_dict({"train/loss": loss, "train/pseudo_labelled": filled.float().mean()}, prog_bar=True)
+        self.log_dict({"train/guided": float(self.is_guided), "train/lr": self.trainer.optimizers[0].param_groups[0]["lr"]})
+        return {"loss": loss, "labels": labels, "logits": logits.detach()}
+
+    def judge(self, truth: Tensor, given: Tensor, labels: Tensor, logits: Tensor) -> None:
+        """Count how the pseudo labels in use, and those that the student would write, compare with the truth (B, H, W); for the log."""
+        own = pseudo_labels(given, logits[:, self.unlabelled], self.unlabelled)
+        ignored = self.student.vocabulary.ignore_index
+        for quality, guess in ((self.used_labels, labels), (self.own_labels, own)):
+            quality.update(guess, truth.masked_fill(guess == ignored, ignored))
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of logits (B, C, H, W) of this process against labels (B, H, W), valid pixels counted over all processes."""
@@ -168,7 +184,13 @@ class MaskCLIPPlus(pl.LightningModule):
         values = {"miou": result.miou, "pixel_accuracy": result.pixel_accuracy}
         if unseen:
             values |= {"seen": result.seen, "unseen": result.unseen, "harmonic": result.harmonic}
-        self.log_dict({f"val/{name}": 100 * value for name, value in values.items()}, sync_dist=False, rank_zero_only=False)
+        named = {f"val/{name}": value for name, value in values.items()}
+        for name, quality in (("labels", self.used_labels), ("own_labels", self.own_labels)):
+            counts = quality.compute()
+            quality.reset()
+            if counts.any():
+                named[f"train/{name}_miou"] = iou_of(counts).nanmean().item()
+        self.log_dict({name: 100 * value for name, value in named.items()}, sync_dist=False, rank_zero_only=False)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         h = self.hparams
