@@ -39,14 +39,19 @@ class StepProgressBar(TQDMProgressBar):
     def total_train_batches(self) -> int | float:
         return self.trainer.max_steps * self.trainer.accumulate_grad_batches
 
+    @property
+    def _phase(self) -> str:
+        return getattr(self.trainer.lightning_module, "phase", "training")
+
     def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         super().on_train_epoch_start(trainer)
+        self.train_progress_bar.set_description(self._phase)
         self.train_progress_bar.initial = trainer.fit_loop.epoch_loop.batch_idx + 1
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
-        self.train_progress_bar.set_description(getattr(pl_module, "phase", "training"), refresh=False)
+        self.train_progress_bar.set_description(self._phase, refresh=False)
         return metrics
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from maskclip import InputError
 from maskclip.data.dataset import Draw, SegmentationDataset
+from maskclip.data.transforms import TrainTransform
 
 
 @pytest.fixture
@@ -47,6 +48,30 @@ def test_a_sample(files: dict[str, Any]) -> None:
 )
 def test_labels(files: dict[str, Any], options: dict[str, Any], row: list[int]) -> None:
     assert SegmentationDataset(**{**files, **options})[0]["mask"][2].tolist() == row
+
+
+@pytest.mark.parametrize(
+    ("hide", "row"),
+    [([1, 3], [255, 1, 255, 3, 255, 255]), ("valid", [0, 1, 2, 3, 255, 0]), ("all", [0, 1, 2, 3, 255, 0])],
+)
+def test_what_is_hidden_is_handed_out_beside_the_mask(files: dict[str, Any], hide: Any, row: list[int]) -> None:
+    plain, sample = SegmentationDataset(**files, hide=hide)[0], SegmentationDataset(**files, hide=hide, truth=True)[0]
+    assert "truth" not in plain and torch.equal(plain["mask"], sample["mask"]) and sample["truth"][0].tolist() == row
+    for options in ({"hide": (), "truth": True}, {"masks": None, "hide": "all", "truth": True}):
+        assert "truth" not in SegmentationDataset(**{**files, **options})[0]
+
+
+def test_the_truth_goes_through_the_same_augmentation(tmp_path: Path) -> None:
+    labels = np.random.default_rng(0).integers(0, 9, (60, 80), dtype=np.uint8)
+    Image.fromarray(np.stack([20 * labels] * 3, axis=-1)).save(tmp_path / "a.png")
+    Image.fromarray(labels).save(tmp_path / "a_mask.png")
+    transform = TrainTransform(100, 60, 80, scale=(1.0, 1.0), colour=False)
+    data = SegmentationDataset(tmp_path, "{}.png", 9, masks="{}_mask.png", hide=[0, 1, 2], truth=True, transform=transform)
+    for number in range(4):
+        sample = data[Draw(0, number)]
+        shown = torch.where(sample["mask"] == -1, sample["truth"], sample["mask"])
+        assert torch.equal(shown[shown != 255] * 20, sample["image"][0].long()[shown != 255])
+        assert (shown != 255).sum() == labels.size and (sample["mask"] == -1).any()
 
 
 def test_without_a_split_every_image_counts(files: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from maskclip.tasks import MaskCLIPPlus
 NETWORK: dict[str, Any] = {"encoder": "resnet18", "weights": None, "decoder_channels": 16, "encoder_depth": 3, "decoder_aspp_dropout": 0.0}
 
 
-def make_data(root: Path, classes: Vocabulary, labels: str) -> SegmentationData:
+def make_data(root: Path, classes: Vocabulary, labels: str, **options: Any) -> SegmentationData:
     return SegmentationData(
         classes,
         root=str(root),
@@ -31,6 +31,7 @@ def make_data(root: Path, classes: Vocabulary, labels: str) -> SegmentationData:
         augmentation={"crop": 64},
         batch_size=4,
         num_workers=0,
+        **options,
     )
 
 
@@ -43,12 +44,12 @@ def make_task(tiny: MaskCLIP, labels: str = "seen", **options: Any) -> MaskCLIPP
     return task
 
 
-def make_trainer(folder: Path, steps: int, **options: Any) -> pl.Trainer:
+def make_trainer(folder: Path, steps: int, progress: bool = False, **options: Any) -> pl.Trainer:
     return pl.Trainer(
         accelerator="cpu",
         max_steps=steps,
         logger=False,
-        enable_progress_bar=False,
+        enable_progress_bar=progress,
         enable_model_summary=False,
         enable_checkpointing=False,
         use_distributed_sampler=False,
@@ -110,6 +111,35 @@ def test_phases_follow_the_optimiser(tiny: MaskCLIP, textures_root: Path, tmp_pa
 def test_a_leaked_label_is_fatal(tiny: MaskCLIP, textures_root: Path, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="the data set leaks it"):
         make_trainer(tmp_path, 4).fit(make_task(tiny), make_data(textures_root, tiny.vocabulary, "all"))
+
+
+def test_the_truth_is_for_the_log_alone(tiny: MaskCLIP, textures_root: Path, tmp_path: Path) -> None:
+    """The same weights to the bit with and without it; what is logged is the IoU of the labels with it, counted by hand."""
+    weights, qualities = [], []
+    for truth in (True, False):
+        task, data = make_task(tiny, guided=1), make_data(textures_root, tiny.vocabulary, "seen", truth=truth)
+        trainer = make_trainer(tmp_path, 2)
+        trainer.fit(task, data)
+        weights.append(task.student.state_dict())
+        qualities.append(task.used_labels.confmat)
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    assert qualities[0].sum() > 0 and qualities[1].sum() == 0
+    seen = torch.ones(len(tiny.vocabulary), dtype=torch.bool)
+    seen[tiny.vocabulary.unseen_indices] = False
+    assert qualities[0][seen].sum() == 0 == qualities[0][:, seen].sum(), "only pseudo labels are judged"
+
+
+def test_labels_are_judged_where_there_are_any(tiny: MaskCLIP) -> None:
+    task = make_task(tiny)
+    a, b = tiny.vocabulary.unseen_indices[:2]
+    given = torch.tensor([[[-1, -1, -1, -1, 0]]])
+    truth = torch.tensor([[[a, b, b, 255, 255]]])
+    labels = torch.tensor([[[a, a, 255, a, 0]]])  # right, wrong, too unsure to be one, nothing to compare with, given
+    logits = torch.zeros(1, len(tiny.vocabulary), 1, 5).index_fill_(1, torch.tensor(b), 1)
+    task.judge(truth, given, labels, logits)
+    used, own = task.used_labels.compute(), task.own_labels.compute()
+    assert (used[a, a], used[b, a], used.sum()) == (1, 1, 2)
+    assert (own[a, b], own[b, b], own.sum()) == (1, 2, 3)
 
 
 def test_a_batch_of_ignored_pixels_costs_nothing(tiny: MaskCLIP, textures_root: Path) -> None:

@@ -186,10 +186,9 @@ class MaskCLIPPlus(pl.LightningModule):
             values |= {"seen": result.seen, "unseen": result.unseen, "harmonic": result.harmonic}
         named = {f"val/{name}": value for name, value in values.items()}
         for name, quality in (("labels", self.used_labels), ("own_labels", self.own_labels)):
-            counts = quality.compute()
-            quality.reset()
-            if counts.any():
-                named[f"train/{name}_miou"] = iou_of(counts).nanmean().item()
+            if quality.update_called:
+                named[f"train/{name}_miou"] = iou_of(quality.compute()).nanmean().item()
+                quality.reset()
         self.log_dict({name: 100 * value for name, value in named.items()}, sync_dist=False, rank_zero_only=False)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
