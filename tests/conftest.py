@@ -14,6 +14,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from open_clip.model import CLIP
+from raw_releases import WRITERS, prepare
 
 from maskclip import MaskCLIP, Vocabulary
 from maskclip.data.textures_release import write_textures
@@ -79,3 +80,17 @@ def textures_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny(texture_classes: Vocabulary) -> MaskCLIP:
     """MaskCLIP on the CLIP that ships with the project."""
     return MaskCLIP.build(texture_classes, "maskclip-tiny", "textures", templates="simple", cache=None)
+
+
+@pytest.fixture
+def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """`prepared("voc")`: the folder of data sets, with that release unpacked and converted."""
+
+    def run(name: str, *arguments: str) -> Path:
+        archives, root = tmp_path / "archives", tmp_path / "data"
+        archives.mkdir(exist_ok=True)
+        WRITERS[name](archives)
+        prepare(monkeypatch, name, root, f"--from={archives}", *arguments)
+        return root
+
+    return run

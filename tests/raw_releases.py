@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import io
+import sys
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 from scipy.io import savemat
 
@@ -149,3 +153,18 @@ def write_ade(folder: Path) -> None:
             files[f"{root}/images/{split}/{name}.jpg"] = jpeg(i)
             files[f"{root}/annotations/{split}/{name}.png"] = grey_png(blocks([0, 1, 13, 150]))
     write_zip(folder / "ADEChallengeData2016.zip", files)
+
+
+WRITERS: dict[str, Callable[[Path], None]] = {
+    "voc": write_voc,
+    "context": write_context,
+    "coco": write_coco,
+    "cityscapes": write_cityscapes,
+    "ade20k": write_ade,
+}
+
+
+def prepare(monkeypatch: pytest.MonkeyPatch, name: str, root: Path, *arguments: str) -> None:
+    """Run scripts/prepare_NAME.py in this process."""
+    monkeypatch.setattr(sys, "argv", [f"prepare_{name}.py", f"--root={root}", "--workers=1", "--no-verify", *arguments])
+    importlib.import_module(f"prepare_{name}").main()

@@ -15,39 +15,12 @@ import pytest
 import raw_releases as raw
 from conftest import ROOT
 from hydra import compose, initialize_config_dir
+from raw_releases import WRITERS, prepare
 
 from maskclip import InputError
 from maskclip.data.images import read_mask
 from maskclip.data.release import convert, read_lines
 from maskclip.programs.training import train_student
-
-WRITERS: dict[str, Callable[[Path], None]] = {
-    "voc": raw.write_voc,
-    "context": raw.write_context,
-    "coco": raw.write_coco,
-    "cityscapes": raw.write_cityscapes,
-    "ade20k": raw.write_ade,
-}
-
-
-def prepare(monkeypatch: pytest.MonkeyPatch, name: str, root: Path, *arguments: str) -> None:
-    """Run scripts/prepare_NAME.py in this process."""
-    monkeypatch.setattr(sys, "argv", [f"prepare_{name}.py", f"--root={root}", "--workers=1", "--no-verify", *arguments])
-    importlib.import_module(f"prepare_{name}").main()
-
-
-@pytest.fixture
-def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """`prepared("voc")`: the folder of data sets, with that release unpacked and converted."""
-
-    def run(name: str, *arguments: str) -> Path:
-        archives, root = tmp_path / "archives", tmp_path / "data"
-        archives.mkdir(exist_ok=True)
-        WRITERS[name](archives)
-        prepare(monkeypatch, name, root, f"--from={archives}", *arguments)
-        return root
-
-    return run
 
 
 def stripes(path: Path) -> list[int]:

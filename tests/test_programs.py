@@ -49,7 +49,7 @@ def call(tmp_path: Path, program: str, *overrides: str) -> subprocess.CompletedP
         text=True,
         cwd=tmp_path,
         env=environment(tmp_path),
-        timeout=300,
+        timeout=900,
     )
 
 

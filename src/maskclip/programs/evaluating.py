@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -47,8 +48,8 @@ def evaluate(cfg: DictConfig) -> float:
     return card["miou"]
 
 
-def evaluate_model(cfg: DictConfig, model: Segmenter, data: SegmentationData, output: Path) -> Card:
-    """Evaluate a model on the validation split; returns the result card.
+def evaluate_model(cfg: DictConfig, model: Segmenter, data: SegmentationData, output: Path, **more: Any) -> Card:
+    """Evaluate a model on the validation split; returns the result card, to which `more` is added.
 
     Writes `output`/results.json, `output`/confusion.npy (pixel counts, rows are the truth) and a few pictures.
     """
@@ -79,6 +80,7 @@ def evaluate_model(cfg: DictConfig, model: Segmenter, data: SegmentationData, ou
         "config": plain(cfg),
         "versions": versions(),
         "commit": commit(),
+        **more,
     }
     if trainer.is_global_zero:
         output.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ProgressBar
 
-from maskclip.callbacks import AtomicCheckpoints
+from maskclip.callbacks import AtomicCheckpoints, Pace
 from maskclip.data.datamodule import SegmentationData
 from maskclip.errors import InputError
 from maskclip.models.student import Student, load_student
@@ -70,7 +70,18 @@ def train_student(cfg: DictConfig, output: Path) -> tuple[Card | None, Student]:
     trainer.fit(task, data, ckpt_path=resume)
     trainer.save_checkpoint(output / "checkpoints" / "last.ckpt")
     student = task.student.eval()
-    return (None if cfg.data.masks is None else evaluate_model(cfg, student, data, output)), student
+    if cfg.data.masks is None:
+        return None, student
+    return evaluate_model(cfg, student, data, output, training=account(trainer)), student
+
+
+def account(trainer: pl.Trainer) -> Card:
+    """What a finished training took: optimiser steps, images a second and the peak of memory, for the result card."""
+    card: Card = {"steps": trainer.global_step, "processes": trainer.world_size, "precision": trainer.precision}
+    for pace in (callback for callback in trainer.callbacks if isinstance(callback, Pace)):  # type: ignore[attr-defined]
+        rate = pace.images / pace.seconds if pace.seconds else 0.0
+        card |= {"seconds": round(pace.seconds, 2), "images_per_second": round(rate, 3), "peak_memory_gb": round(pace.peak, 3)}
+    return card
 
 
 def checkpoint_to_resume(resume: str | None) -> str | None:
