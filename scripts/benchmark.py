@@ -2,6 +2,7 @@
 
     python scripts/benchmark.py                     # or: make bench
     python scripts/benchmark.py data                # decoding and augmentation, on one core
+    python scripts/benchmark.py training --experiment context_zero_shot --batch 16 --precision bf16
     python scripts/benchmark.py --architecture RN50-quickgelu --size 512 683 --image 480 640 --classes 171
 
 The textbook way runs the whole tower with its last attention, then resizes the logits to the input size, again to the
@@ -13,45 +14,22 @@ and an addition.
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
-import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 
-import cv2  # noqa: E402 - after the path, so that it runs from a checkout
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from PIL import Image  # noqa: E402
+import torch  # noqa: E402 - after the path, so that it runs from a checkout
+from benchmarks.data import benchmark_data  # noqa: E402
+from benchmarks.timing import compare  # noqa: E402
+from benchmarks.training import benchmark_training  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from maskclip.clip import DenseCLIP, load_clip  # noqa: E402
 from maskclip.clip.loading import create  # noqa: E402
-from maskclip.data.dataset import Draw, SegmentationDataset  # noqa: E402
-from maskclip.data.images import read_image, write_mask  # noqa: E402
-from maskclip.data.transforms import TrainTransform  # noqa: E402
 from maskclip.functional import resize, upsample_logits  # noqa: E402
 from maskclip.results import device_name  # noqa: E402
-
-
-def seconds(call: Callable[[], object], device: torch.device) -> float:
-    start = time.perf_counter()
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
-
-
-def compare(name: str, ours: Callable[[], object], textbook: Callable[[], object], runs: int, device: torch.device) -> None:
-    """Print one row: median seconds of both and the median ratio, after one turn that is not counted."""
-    turns = [(seconds(textbook, device), seconds(ours, device)) for _ in range(runs + 1)][1:]
-    a, b = (statistics.median(turn[i] for turn in turns) for i in (0, 1))
-    ratio = statistics.median(turn[0] / turn[1] for turn in turns)
-    print(f"{name:<24}{a:>12.3f}{b:>12.3f}{ratio:>10.2f}x")
 
 
 def operations(architecture: str, size: tuple[int, int]) -> dict[str, int]:
@@ -68,67 +46,36 @@ def operations(architecture: str, size: tuple[int, int]) -> dict[str, int]:
     return counts
 
 
-def milliseconds(call: Callable[[int], object], runs: int) -> float:
-    """Of one call, the median of `runs` rounds of 40 calls, which get the numbers 0, 1, 2 ..."""
-    call(0)
-    rounds = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        for number in range(40):
-            call(number)
-        rounds.append((time.perf_counter() - start) / 40)
-    return 1000 * statistics.median(rounds)
-
-
-def benchmark_data(runs: int) -> None:
-    """Print what a training image costs on one core: a 500 x 375 JPEG and its mask to a crop of 512 x 512, step by step."""
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
-    rng = np.random.default_rng(0)
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        scene = rng.integers(0, 255, (16, 21, 3), dtype=np.uint8)
-        Image.fromarray(scene).resize((500, 375), Image.Resampling.BICUBIC).save(root / "x.jpg", quality=90)
-        write_mask(
-            root / "x.png", np.kron(rng.integers(0, 20, (15, 20)), np.ones((25, 25))).astype(np.uint8), [(i, i, i) for i in range(20)]
-        )
-        transform = TrainTransform(512, 512, 2048)
-        data = SegmentationDataset(root, "{}.jpg", 20, masks="{}.png", hide=[15, 16, 17, 18, 19], transform=transform)
-        image, mask = read_image(root / "x.jpg"), data.labels("x")
-        steps: dict[str, Callable[[int], object]] = {
-            "read the image": lambda _: read_image(root / "x.jpg"),
-            "read and check the mask": lambda _: data.labels("x", [15, 16, 17, 18, 19]),
-            "scale, crop, flip, pad": lambda number: plain(image, mask, number),
-            "the same and colours": lambda number: transform(image, mask, number),
-            "all, to tensors": lambda number: data[Draw(0, number)],
-        }
-        plain = TrainTransform(512, 512, 2048, colour=False)
-        print(f"{device_name(torch.device('cpu'))}, one core, median of {runs} rounds of 40\n{'':<28}{'ms':>8}")
-        times = {name: milliseconds(step, runs) for name, step in steps.items()}
-    for name, value in times.items():
-        print(f"{name:<28}{value:>8.2f}")
-    print(f"{'images per second and core':<28}{1000 / times['all, to tensors']:>8.0f}")
-
-
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("what", nargs="?", choices=("model", "data"), default="model", help="(default: %(default)s)")
+    add("what", nargs="?", choices=("model", "data", "training"), default="model", help="(default: %(default)s)")
     add("--architecture", default="ViT-B-16-quickgelu", help="any of open_clip's (default: %(default)s)")
     add("--size", type=int, nargs=2, default=(520, 693), metavar=("H", "W"), help="input of the network (default: 520 693)")
     add("--image", type=int, nargs=2, default=(375, 500), metavar=("H", "W"), help="size of the label map (default: 375 500)")
     add("--classes", type=int, default=59, help="(default: %(default)s)")
     add("--runs", type=int, default=5, help="turns (default: %(default)s)")
+    add("--experiment", default="context_zero_shot", help="training: whose step (default: %(default)s)")
+    add("--batch", type=int, default=2, help="training: crops a step (default: %(default)s)")
+    add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="training (default: %(default)s)")
+    add("--compile", action="store_true", help="training: torch.compile the student")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args()
 
 
-@torch.inference_mode()
 def main() -> None:
     args = parse()
     if args.what == "data":
         benchmark_data(args.runs)
-        return
+    elif args.what == "training":
+        benchmark_training(args.experiment, args.batch, args.precision, args.compile, torch.device(args.device), args.runs)
+    else:
+        benchmark_model(args)
+
+
+@torch.inference_mode()
+def benchmark_model(args: argparse.Namespace) -> None:
+    """Print how the tower and the label stage compare with the textbook way, and the operations of every strategy."""
     device, size, image_size = torch.device(args.device), tuple(args.size), tuple(args.image)
     model = load_clip(args.architecture, None)
     full, values = (DenseCLIP(model.visual, strategy).to(device) for strategy in ("clip", "maskclip"))

@@ -215,6 +215,17 @@ def test_a_sweep_ends_in_one_table(tmp_path: Path, textures_root: Path) -> None:
 
 
 @pytest.mark.slow
+def test_half_precision_clipped_and_accumulated(tmp_path: Path, textures_root: Path) -> None:
+    settings = (*SMALL_STUDENT, f"data.root={textures_root}", "trainer.max_steps=2", "trainer.val_check_interval=2", "data.batch_size=4")
+    options = ("trainer.precision=bf16-mixed", "trainer.gradient_clip_val=1.0", "trainer.accumulate_grad_batches=2")
+    result = call(tmp_path, "train", *settings, *options)
+    assert result.returncode == 0, result.stderr
+    training = json.loads((tmp_path / "out" / "results.json").read_text())["training"]
+    assert training["steps"] == 2 and training["precision"] == "bf16-mixed"
+    assert call(tmp_path, "export", f"checkpoint={tmp_path}/out/checkpoints/last.ckpt", f"output={tmp_path}/student").returncode == 0
+
+
+@pytest.mark.slow
 def test_any_strategy_teaches(tmp_path: Path, textures_root: Path) -> None:
     settings = (*SMALL_STUDENT, f"data.root={textures_root}", "trainer.max_steps=2", "trainer.val_check_interval=2")
     result = call(tmp_path, "train", *settings, "teacher.strategy=naclip", "teacher.key_smoothing=0.8")

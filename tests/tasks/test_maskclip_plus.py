@@ -151,6 +151,14 @@ def test_a_batch_of_ignored_pixels_costs_nothing(tiny: MaskCLIP, textures_root: 
     assert task.training_step(batch, 0)["loss"].item() == 0
 
 
+def test_a_compiled_student_is_stored_as_any_other(tiny: MaskCLIP, tmp_path: Path) -> None:
+    plain, compiled = make_task(tiny).eval(), make_task(tiny).eval()
+    compiled.student.network.compile(backend="eager")  # the default backend takes minutes
+    image = torch.rand(1, 3, 64, 64)
+    assert list(compiled.state_dict()) == list(plain.state_dict())
+    torch.testing.assert_close(compiled.student(image), plain.student(image))
+
+
 def test_checkpoint_is_safe_small_and_whole(tiny: MaskCLIP, textures_root: Path, tmp_path: Path) -> None:
     task, data = make_task(tiny, "none"), make_data(textures_root, tiny.vocabulary, "none")
     trainer = make_trainer(tmp_path, 2)

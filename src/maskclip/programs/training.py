@@ -60,6 +60,8 @@ def train_student(cfg: DictConfig, output: Path) -> tuple[Card | None, Student]:
         provenance={"method": cfg.method, "labels": data.labels, "teacher": {"method": teacher.method, **teacher.provenance}},
     )
     task.attach_teacher(teacher)
+    if cfg.compile:
+        task.student.network.compile()  # in place: checkpoints keep their names
     if resume:
         check_resumable(task, resume)
     callbacks = [build(c) for c in cfg.callbacks.values() if c is not None]
