@@ -27,7 +27,10 @@ def train(cfg: DictConfig) -> float | None:
     output = Path(cfg.paths.output)
     card, _ = train_student(cfg, output)
     if card is None:
-        print(f"No masks, so nothing is scored; the student is {output / 'checkpoints' / 'last.ckpt'}")
+        checkpoint = output / "checkpoints" / "last.ckpt"
+        print(
+            f"No masks, so nothing is scored. To use the student: python src/segment.py model=student model.checkpoint={checkpoint} input=..."
+        )
         return None
     report(card, output)
     return card["miou"]
