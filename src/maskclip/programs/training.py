@@ -28,9 +28,8 @@ def train(cfg: DictConfig) -> float | None:
     card, _ = train_student(cfg, output)
     if card is None:
         checkpoint = output / "checkpoints" / "last.ckpt"
-        print(
-            f"No masks, so nothing is scored. To use the student: python src/segment.py model=student model.checkpoint={checkpoint} input=..."
-        )
+        print("No masks, so nothing is scored. To use the student:")
+        print(f"  python src/segment.py model=student model.checkpoint={checkpoint} input=photos/")
         return None
     report(card, output)
     return card["miou"]
