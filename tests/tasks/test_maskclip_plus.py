@@ -89,6 +89,18 @@ def test_the_teacher_fills_the_guided_phase(tiny: MaskCLIP, textures_root: Path)
     assert (given == UNLABELLED).any() and UNLABELLED not in labels
 
 
+def test_the_teacher_may_look_into_the_mirror_too(tiny: MaskCLIP, textures_root: Path) -> None:
+    """Then the labels of a mirrored crop are the mirrored labels, but where two classes tie; without it they are others."""
+    image, given = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)), torch.full((2, 64, 64), UNLABELLED)
+    agree = []
+    for flip in (True, False):
+        task = make_task(tiny, "none", flip=flip)
+        task.trainer = make_trainer(textures_root, 4)
+        labels, mirrored = (task.fill(given, pixels, torch.empty(0)) for pixels in (image, image.flip(-1)))
+        agree.append((labels == mirrored.flip(-1)).float().mean().item())
+    assert agree[0] > 0.999 > agree[1]
+
+
 def test_the_student_fills_the_second_phase(tiny: MaskCLIP, textures_root: Path) -> None:
     task = make_task(tiny, guided=0)
     task.trainer = make_trainer(textures_root, 4)

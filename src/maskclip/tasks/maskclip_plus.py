@@ -26,10 +26,10 @@ class MaskCLIPPlus(pl.LightningModule):
     `classes` are the arguments of a `Vocabulary`, `student` those of a `Student`. `labels` as in `SegmentationData`:
     it decides which classes are to be pseudo-labelled. For the first `guided` optimiser steps (an int, or a fraction of
     the run) the teacher writes the pseudo labels, afterwards the student itself.
-    `confidence`: pseudo labels of the teacher with a lower score (a cosine; with key smoothing the log share of votes) are
-    ignored. The loss is the mean over "valid" pixels or, as released, over "all"; `distillation` is the weight of the
-    distance to the teacher's features at unlabelled pixels in the guided phase. The learning rate falls from `lr` to
-    `min_lr` with a polynomial of `power`.
+    `flip`: what the teacher says is the mean of a crop and its mirror image. `confidence`: pseudo labels of the teacher with
+    a lower score (a cosine; with key smoothing the log share of votes) are ignored. The loss is the mean over "valid"
+    pixels or, as released, over "all"; `distillation` is the weight of the distance to the teacher's features at unlabelled
+    pixels in the guided phase. The learning rate falls from `lr` to `min_lr` with a polynomial of `power`.
 
     `run` is what else decides the result (data, batch, seed, steps) and `provenance` where the labels came from; both are
     only kept, for resuming and for result cards. Everything here is plain data, so a checkpoint loads with
@@ -46,6 +46,7 @@ class MaskCLIPPlus(pl.LightningModule):
         labels: str,
         protocol: Mapping[str, Any],
         guided: int | float = 1.0,
+        flip: bool = False,
         confidence: float | None = None,
         mean_over: str = "valid",
         distillation: float = 0.0,
@@ -157,9 +158,16 @@ class MaskCLIPPlus(pl.LightningModule):
             return pseudo_labels(given, logits.detach()[:, self.unlabelled], self.unlabelled)
         (teacher,) = self._teacher
         nameable = self.unlabelled[self.unlabelled >= teacher.vocabulary.wordless]
-        size = (image.shape[-2], image.shape[-1])
-        guesses = upsample_logits(teacher(image, nameable), teacher.covered_size(*size), size)
+        guesses = self.teacher_logits(image, nameable)
+        if self.hparams["flip"]:
+            guesses = (guesses + self.teacher_logits(image.flip(-1), nameable).flip(-1)) / 2
         return pseudo_labels(given, guesses, nameable, self.hparams["confidence"], self.student.vocabulary.ignore_index)
+
+    def teacher_logits(self, image: Tensor, nameable: Tensor) -> Tensor:
+        """What the teacher says of every pixel, (B, U, H, W), among the classes `nameable` (U,)."""
+        (teacher,) = self._teacher
+        size = (image.shape[-2], image.shape[-1])
+        return upsample_logits(teacher(image, nameable), teacher.covered_size(*size), size)
 
     def on_validation_start(self) -> None:
         self._share_buffers()
