@@ -9,7 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from maskclip.data.images import find_images
 from maskclip.errors import InputError
-from maskclip.programs.common import build, words_of
+from maskclip.inference import accelerate
+from maskclip.programs.common import build, plain, words_of
 from maskclip.segment import segment_files
 from maskclip.vocabulary import Vocabulary
 
@@ -30,7 +31,7 @@ def segment(cfg: DictConfig) -> None:
         raise InputError(f"device={cfg.device}: choose auto, cpu or cuda") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device={cfg.device}: there is no GPU that torch can use here")
-    broken = segment_files(model.to(device), files, build(cfg.protocol), Path(cfg.output))
+    broken = segment_files(accelerate(model.to(device), **plain(cfg.inference)), files, build(cfg.protocol), Path(cfg.output))
     print(f"{len(files) - len(broken)} of {len(files)} images segmented; label maps, overlays and legend in {cfg.output}")
     if broken:
         raise InputError(f"{len(broken)} of {len(files)} images could not be read:\n  " + "\n  ".join(broken))

@@ -1,0 +1,214 @@
+"""From coarse logits to labels, tile by tile: nothing of the size classes x height x width is ever made.
+
+Bilinear upsampling, cutting, averaging over windows and views and resizing are all linear and separable, so the logits of
+any tile of the output are sums of A L B' with a few rows of A and B and a patch of the coarse logits L (`resampling.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from maskclip.functional import best_word
+
+SOFT = ("confidence", "margin", "entropy")
+
+TILE_WIDTH = {"cpu": 128, "cuda": 1024}
+TILE_VALUES = {"cpu": 2**19, "cuda": 2**26}
+"""Logits of a tile: what a core's caches hold, or what keeps a GPU busy."""
+
+
+@dataclass(frozen=True)
+class View:
+    """The coarse logits (h, C, w) of one look at an image, and the maps to its pixels: `rows` (H, h), `columns` (W, w)."""
+
+    logits: Tensor
+    rows: Tensor
+    columns: Tensor
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How the logits of a pixel become its label.
+
+    Probabilities are the softmax of `scale` x logits. `counts` is given where logits are of words: how many words each
+    class has; a class is as probable as its most probable word. Below `threshold` the best class gives way to class 0,
+    the background. `average` says what is averaged over views, `softmax` that an unscaled softmax comes before the
+    argmax (see `Released`).
+    """
+
+    scale: float = 1.0
+    threshold: float | None = None
+    counts: Sequence[int] | None = None
+    average: Literal["logits", "probabilities"] = "logits"
+    softmax: bool = False
+
+    @property
+    def prunes(self) -> bool:
+        """Whether a label is that of the largest mean logit and of nothing else."""
+        return self.threshold is None and self.average == "logits" and not self.softmax
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is predicted for an image of H x W pixels; all but the labels are None unless asked for.
+
+    `labels` (H, W) uint8, int32 where there are more than 256 classes. The others are of the probabilities, before the
+    background threshold: `confidence` (H, W) of the best class, `margin` (H, W) between it and the second, `entropy`
+    (H, W) of all in nats, made to sum to one where only the best word of each class counts; `top_classes` (K, H, W), typed
+    as the labels, and `top_probabilities` (K, H, W) of the best ones, best first. Floats are of the logits' type, float32.
+    """
+
+    labels: Tensor
+    confidence: Tensor | None = None
+    margin: Tensor | None = None
+    entropy: Tensor | None = None
+    top_classes: Tensor | None = None
+    top_probabilities: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class _Patch:
+    """The part of a view that a tile of R x X pixels depends on: logits (h, C, w), rows (R, h), columns (X, w)."""
+
+    logits: Tensor
+    rows: Tensor
+    columns: Tensor
+
+    def upsampled(self) -> Tensor:
+        """Logits (R, C, X)."""
+        height, classes, width = self.logits.shape
+        wide = self.logits.reshape(height * classes, width) @ self.columns.T
+        return (self.rows @ wide.view(height, -1)).view(len(self.rows), classes, -1)
+
+
+def label_map(
+    views: Sequence[View], rule: Rule, num_classes: int, soft: Sequence[str] = (), top: int = 0, tile_values: int | None = None
+) -> Prediction:
+    """The labels of an image from its views, and what else is asked for: names of `SOFT`, and the `top` best classes.
+
+    Equal to upsampling everything and deciding then, but for classes that tie within rounding. `tile_values` is how many
+    logits are made at a time.
+    """
+    logits, size = views[0].logits, (len(views[0].rows), len(views[0].columns))
+    kind = torch.uint8 if num_classes <= 256 else torch.int32
+    results = {"labels": logits.new_empty(size, dtype=kind)}
+    results |= {name: logits.new_empty(size) for name in soft}
+    if top:
+        results |= {"top_classes": logits.new_empty((top, *size), dtype=kind), "top_probabilities": logits.new_empty((top, *size))}
+    with _all_digits(logits.device):
+        for rows, columns, patches in _tiles(views, tile_values):
+            for name, values in _tile(patches, rule, soft, top).items():
+                results[name][..., rows, columns] = values
+    return Prediction(**results)
+
+
+def full_logits(views: Sequence[View]) -> Tensor:
+    """The mean logits (C, H, W) of the views at full size, all at once."""
+    with _all_digits(views[0].logits.device):
+        return _mean([_Patch(view.logits, view.rows, view.columns).upsampled() for view in views]).permute(1, 0, 2)
+
+
+@contextmanager
+def _all_digits(device: torch.device) -> Iterator[None]:
+    """Neither autocast nor TF32: close classes need all their digits."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _tiles(views: Sequence[View], tile_values: int | None) -> Iterator[tuple[slice, slice, list[_Patch]]]:
+    """The tiles of the output, row by row: where they lie, and what of each view they depend on."""
+    (height, width), logits = (len(views[0].rows), len(views[0].columns)), views[0].logits
+    kind = "cpu" if logits.device.type == "cpu" else "cuda"
+    across = min(width, TILE_WIDTH[kind])
+    down = max(1, (tile_values or TILE_VALUES[kind]) // (logits.shape[1] * across))
+    columns = [(slice(x, x + across), [_reach(view.columns[x : x + across]) for view in views]) for x in range(0, width, across)]
+    for y in range(0, height, down):
+        rows = [_reach(view.rows[y : y + down]) for view in views]
+        bands = [view.logits[reached] for view, (reached, _) in zip(views, rows, strict=True)]
+        for where, across_it in columns:
+            parts = zip(bands, rows, across_it, strict=True)
+            yield slice(y, y + down), where, [_Patch(band[..., j], a, b) for band, (_, a), (j, b) in parts]
+
+
+def _reach(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Which values some rows of a map depend on, and the rows for these values alone."""
+    reached = rows.any(dim=0).nonzero()[:, 0]
+    return reached, rows[:, reached]
+
+
+def _mean(maps: Sequence[Tensor]) -> Tensor:
+    return maps[0] if len(maps) == 1 else torch.stack(list(maps)).mean(dim=0)
+
+
+def _tile(patches: Sequence[_Patch], rule: Rule, soft: Sequence[str], top: int) -> dict[str, Tensor]:
+    """What is asked for of a tile, each (R, X), of the `top` classes (K, R, X)."""
+    if not soft and not top and rule.prunes:
+        patches, alive = _contenders(patches)
+        if len(alive) == 1:
+            return {"labels": _classes(alive, rule)}
+        return {"labels": _classes(alive[_mean([patch.upsampled() for patch in patches]).max(dim=1)[1]], rule)}
+    maps = [patch.upsampled() for patch in patches]
+    if rule.average == "probabilities":  # their logarithms are logits like any others
+        shares = _mean([logits.mul_(rule.scale).softmax(dim=1) for logits in maps])
+        return decide(shares.clamp_(min=torch.finfo(shares.dtype).tiny).log_(), replace(rule, scale=1.0), soft, top)
+    return decide(_mean(maps), rule, soft, top)
+
+
+def decide(logits: Tensor, rule: Rule, soft: Sequence[str] = (), top: int = 0) -> dict[str, Tensor]:
+    """The `labels` (B, ...) int64 of logits (B, C, ...) at full size, and what else is asked for; the logits are overwritten.
+
+    In place because fresh memory of this size costs more than the arithmetic.
+    """
+    labels = _classes((logits.softmax(dim=1) if rule.softmax else logits).max(dim=1)[1], rule)
+    if rule.threshold is None and not soft and not top:
+        return {"labels": labels}
+    # of each probability over the largest; what is below -80 would take ten times as long to exponentiate
+    odds = logits.sub_(logits.amax(dim=1, keepdim=True)).mul_(rule.scale).clamp_(min=-80)
+    classes = odds if rule.counts is None else best_word(odds, rule.counts)
+    found = _entropy(classes) if "entropy" in soft else {}
+    best, order = classes.topk(min(max(top, 2), classes.shape[1]), dim=1) if "margin" in soft or top else (None, None)
+    confidence = 1 / odds.exp_().sum(dim=1)
+    found |= {"labels": labels if rule.threshold is None else labels.masked_fill(confidence < rule.threshold, 0)}
+    found |= {"confidence": confidence} if "confidence" in soft else {}
+    if best is not None and order is not None:
+        best = best.exp() * confidence.unsqueeze(1)
+        found |= {"margin": best[:, 0] - best[:, 1] if best.shape[1] > 1 else best[:, 0]} if "margin" in soft else {}
+        if top:
+            found |= {"top_classes": order[:, :top].transpose(0, 1), "top_probabilities": best[:, :top].transpose(0, 1)}
+    return found
+
+
+def _entropy(odds: Tensor) -> dict[str, Tensor]:
+    weights = odds.exp()
+    total = weights.sum(dim=1)
+    return {"entropy": total.log() - weights.mul_(odds).sum(dim=1) / total}
+
+
+def _contenders(patches: Sequence[_Patch]) -> tuple[Sequence[_Patch], Tensor]:
+    """The patches without the classes that cannot win anywhere in the tile, and which classes are left, (L,).
+
+    Every logit of the tile is a weighted mean of its class in the patch. A class whose largest value lies below the
+    smallest of another's loses to it everywhere.
+    """
+    least = _mean([patch.logits.amin(dim=(0, 2)) for patch in patches])
+    most = _mean([patch.logits.amax(dim=(0, 2)) for patch in patches])
+    alive = (most >= least.max()).nonzero()[:, 0]
+    if len(alive) == len(most):
+        return patches, alive
+    return [replace(patch, logits=patch.logits[:, alive]) for patch in patches], alive
+
+
+def _classes(labels: Tensor, rule: Rule) -> Tensor:
+    """The classes of labels that may be words."""
+    return labels if rule.counts is None else torch.repeat_interleave(torch.tensor(rule.counts, device=labels.device))[labels]
