@@ -18,13 +18,13 @@ class Blocks:
     vocabulary = Vocabulary(["dark", "bright"])
     provenance: ClassVar[dict] = {}
     method = "blocks"
+    logit_scale = 1.0
+    background_threshold = None
+    softmax_first = False
     saw: tuple[int, ...] = ()
 
     def covered_size(self, height: int, width: int) -> tuple[int, int]:
         return -(-height // 8) * 8, -(-width // 8) * 8
-
-    def decide(self, logits: Tensor) -> Tensor:
-        return logits.argmax(1)
 
     def __call__(self, image: Tensor, /) -> Tensor:
         self.saw = tuple(image.shape[-2:])
@@ -47,7 +47,7 @@ class Blocks:
     ],
 )
 def test_input_sizes_of_the_published_protocols(protocol: Protocol, size: tuple[int, int], expected: tuple[int, int]) -> None:
-    assert protocol.input_size(*size) == expected
+    assert protocol.input_sizes(*size) == [expected]
 
 
 def test_prediction_comes_back_at_the_images_size() -> None:

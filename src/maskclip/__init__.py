@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from maskclip.clip import DenseCLIP
     from maskclip.errors import InputError
-    from maskclip.inference import Protocol, predict_labels, predict_logits
+    from maskclip.inference import Prediction, Protocol, predict, predict_labels, predict_logits
     from maskclip.models.maskclip import MaskCLIP
     from maskclip.models.released import Released
     from maskclip.models.student import Student, load_student
@@ -19,11 +19,13 @@ __all__ = [
     "DenseCLIP",
     "InputError",
     "MaskCLIP",
+    "Prediction",
     "Protocol",
     "Released",
     "Student",
     "Vocabulary",
     "load_student",
+    "predict",
     "predict_labels",
     "predict_logits",
 ]
@@ -32,11 +34,13 @@ _HOMES = {
     "DenseCLIP": "clip",
     "InputError": "errors",
     "MaskCLIP": "models.maskclip",
+    "Prediction": "inference",
     "Protocol": "inference",
     "Released": "models.released",
     "Student": "models.student",
     "Vocabulary": "vocabulary",
     "load_student": "models.student",
+    "predict": "inference",
     "predict_labels": "inference",
     "predict_logits": "inference",
 }

@@ -43,7 +43,7 @@ def cosine_logits(features: Tensor, text_embeddings: Tensor) -> Tensor:
 
 
 def best_word(logits: Tensor, counts: Sequence[int]) -> Tensor:
-    """Class logits (B, C, h, w): the largest over the words of each class, from word logits (B, W, h, w).
+    """Class logits (B, C, ...): the largest over the words of each class, from word logits (B, W, ...).
 
     `counts` says how many words each class has; words of a class stand side by side, W is the sum.
     """
@@ -51,7 +51,7 @@ def best_word(logits: Tensor, counts: Sequence[int]) -> Tensor:
         return logits
     owner = torch.repeat_interleave(torch.tensor(counts, device=logits.device))  # W
     empty = logits.new_full((logits.shape[0], len(counts), *logits.shape[2:]), -torch.inf)
-    return empty.scatter_reduce(1, owner.view(1, -1, 1, 1).expand_as(logits), logits, "amax")
+    return empty.scatter_reduce(1, owner.view(1, -1, *[1] * (logits.dim() - 2)).expand_as(logits), logits, "amax")
 
 
 def prompt_denoising(logits: Tensor, threshold: float = 0.5, scale: float = LOGIT_SCALE, keep_if_all_unsure: bool = True) -> Tensor:

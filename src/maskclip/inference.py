@@ -1,8 +1,12 @@
-"""How an image becomes a prediction: at which size the network sees it, and back to the size it came in."""
+"""How images become predictions: what the network sees of them, in which batches, and back to the size they came in."""
 
 from __future__ import annotations
 
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from typing import Protocol as Interface
 
@@ -13,15 +17,24 @@ from torch import Tensor
 
 from maskclip.data.images import to_rgb
 from maskclip.errors import InputError
-from maskclip.functional import resize, upsample_logits
+from maskclip.functional import resize
+from maskclip.labelling import SOFT, Prediction, Rule, View, full_logits, label_map
+from maskclip.protocol import NATIVE, Protocol, Size
+from maskclip.resampling import resample, window_starts, windows
 from maskclip.vocabulary import Vocabulary
+
+__all__ = ["NATIVE", "Prediction", "Protocol", "Segmenter", "predict", "predict_image", "predict_labels", "predict_logits", "rule_of"]
+
+logger = logging.getLogger(__name__)
 
 
 class Segmenter(Interface):
-    """What predicts: class logits (B, C, h, w) on a grid that covers `covered_size` pixels, for RGB in 0..1.
+    """What predicts: logits on a grid that covers `covered_size` pixels, for RGB (B, 3, H, W) in 0..1.
 
-    `vocabulary` are its classes, `method` what a table calls it, `provenance` what made it, `weights_sha256` a
-    fingerprint of its weights.
+    They are of the classes, (B, C, h, w), or, where asked for, of all `words`, (B, sum of `vocabulary.logit_counts`, h, w).
+    `vocabulary` are the classes, `method` what a table calls it, `provenance` what made it, `weights_sha256` a
+    fingerprint of its weights. `logit_scale` times logits go into a softmax; below `background_threshold` a pixel is background.
+    `softmax_first`: the released code's habit, see `Released`.
     """
 
     vocabulary: Vocabulary
@@ -33,63 +46,172 @@ class Segmenter(Interface):
     @property
     def weights_sha256(self) -> str | None: ...
 
-    def __call__(self, image: Tensor, /) -> Tensor: ...
+    @property
+    def logit_scale(self) -> float: ...
 
-    def covered_size(self, height: int, width: int) -> tuple[int, int]: ...
+    @property
+    def background_threshold(self) -> float | None: ...
 
-    def decide(self, logits: Tensor) -> Tensor: ...
+    @property
+    def softmax_first(self) -> bool: ...
+
+    def __call__(self, image: Tensor, /, *, words: bool = False) -> Tensor: ...
+
+    def covered_size(self, height: int, width: int) -> Size: ...
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """The size at which a network sees an image, ratio kept: scaled up or down until a side is as long as given.
+class _Look:
+    """One look at one image: at one scale, mirrored or not, cut into windows of one size."""
 
-    Both None: the image's own size. With both, the smaller of the two scales counts (as "(2048, 512)" does in
-    mmsegmentation). The whole image goes in at once.
-    """
+    image: int
+    seen: Size
+    mirrored: bool
+    window: Size
+    starts: tuple[list[int], list[int]]
 
-    short_side: int | None = None
-    long_side: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("short_side", "long_side"):
-            side = getattr(self, name)
-            if side is not None and (not isinstance(side, int) or side < 1):
-                raise InputError(f"protocol.{name}={side}: give pixels, at least 1, or null for the image's own size")
-
-    def input_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width at which an image of this height and width is seen."""
-        scales = [side / of for side, of in ((self.short_side, min(height, width)), (self.long_side, max(height, width))) if side]
-        if not scales:
-            return height, width
-        scale = min(scales)
-        return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+    @property
+    def places(self) -> list[tuple[int, int]]:
+        """Where its windows start, row by row."""
+        return [(top, left) for top in self.starts[0] for left in self.starts[1]]
 
 
-NATIVE = Protocol()
-
-
-def predict_logits(model: Segmenter, image: Tensor, protocol: Protocol) -> Tensor:
-    """Logits (B, C, H, W) at the size of `image` (B, 3, H, W), which is RGB, uint8 or float in 0..1."""
-    height, width = image.shape[-2:]
-    pixels = image.float() / 255 if image.dtype == torch.uint8 else image
-    seen = resize(pixels, protocol.input_size(height, width))
-    size = (seen.shape[-2], seen.shape[-1])
-    logits = upsample_logits(model(seen).float(), model.covered_size(*size), size)
-    return resize(logits, (height, width))
+def rule_of(model: Segmenter, protocol: Protocol = NATIVE) -> Rule:
+    """How the logits of a model become labels under a protocol. Raises `InputError` for a threshold without a background."""
+    vocabulary, threshold = model.vocabulary, protocol.background_threshold
+    if threshold is not None and not vocabulary.background:
+        raise InputError(f"protocol.background_threshold={threshold} needs classes with a background, such as classes=voc21")
+    if threshold is not None and len(vocabulary.words) < 2:
+        raise InputError(f"protocol.background_threshold={threshold} needs two classes with words: one is always certain")
+    return Rule(
+        scale=model.logit_scale if protocol.logit_scale is None else protocol.logit_scale,
+        threshold=model.background_threshold if threshold is None else threshold,
+        counts=vocabulary.logit_counts if protocol.synonyms == "probability" else None,
+        average=protocol.average,
+        softmax=model.softmax_first,
+    )
 
 
 @torch.inference_mode()
-def predict_labels(model: Segmenter, image: Tensor, protocol: Protocol) -> Tensor:
+def predict(
+    model: Segmenter, images: Sequence[Tensor], protocol: Protocol = NATIVE, soft: Sequence[str] = (), top: int = 0
+) -> list[Prediction]:
+    """Predictions of images of any sizes, each (3, H, W) RGB, uint8 or float in 0..1, at the sizes they came in.
+
+    `soft` names what is wanted besides labels, of "confidence", "margin" and "entropy"; `top` is how many best classes are.
+    Windows and views of one size go through the network together, `protocol.batch` at a time, whatever image they are of.
+    The model's device is used, and predictions stay there. Raises `InputError` for what is no image, or not known.
+    """
+    if strangers := [name for name in soft if name not in SOFT]:
+        raise InputError(f"predict cannot say {strangers[0]!r}; it can say {', '.join(SOFT)}")
+    if not 0 <= top <= len(model.vocabulary):
+        raise InputError(f"top={top}: there are {len(model.vocabulary)} classes")
+    rule = rule_of(model, protocol)
+    found: dict[int, Prediction] = {}
+    for index, views in _views(model, images, protocol):
+        found[index] = label_map(views, rule, len(model.vocabulary), soft, top)
+    return [found[index] for index in range(len(images))]
+
+
+@torch.inference_mode()
+def predict_logits(model: Segmenter, image: Tensor, protocol: Protocol = NATIVE) -> Tensor:
+    """Logits (B, C, H, W) at the size of `image` (B, 3, H, W), all at once; of words where `protocol.synonyms` needs them."""
+    if protocol.average != "logits":
+        raise InputError(f"protocol.average={protocol.average}: there are no logits to give, only probabilities")
+    logits = {index: full_logits(views) for index, views in _views(model, list(image), protocol)}
+    return torch.stack([logits[index] for index in range(len(image))])
+
+
+def predict_labels(model: Segmenter, image: Tensor, protocol: Protocol = NATIVE) -> Tensor:
     """The label of every pixel, (B, H, W), at the size of `image` (B, 3, H, W); uint8, int32 where there are more than 256 classes."""
-    labels = model.decide(predict_logits(model, image, protocol))
-    return labels.to(torch.uint8 if len(model.vocabulary) <= 256 else torch.int32)
+    return torch.stack([prediction.labels for prediction in predict(model, list(image), protocol)])
 
 
 def predict_image(model: Segmenter, image: Image.Image, protocol: Protocol = NATIVE) -> np.ndarray:
     """The label map of a picture at its own size, (H, W) uint8 or int32; the model's device is used."""
     if not isinstance(image, Image.Image):
         raise InputError(f"give a picture that PIL has opened, not {type(image).__name__}: Image.open(path)")
-    device = next((t.device for t in (*model.parameters(), *model.buffers())), None) if isinstance(model, torch.nn.Module) else None
-    pixels = torch.from_numpy(np.array(to_rgb(image))).permute(2, 0, 1)[None].to(device)
-    return predict_labels(model, pixels, protocol)[0].cpu().numpy()
+    pixels = torch.from_numpy(np.array(to_rgb(image))).permute(2, 0, 1)
+    return predict(model, [pixels], protocol)[0].labels.cpu().numpy()
+
+
+def _views(model: Segmenter, images: Sequence[Tensor], protocol: Protocol) -> Iterator[tuple[int, list[View]]]:
+    """The views of each image, by its index, as soon as all its windows have gone through the network."""
+    looks = [look for index, image in enumerate(images) for look in _looks(index, image, protocol)]
+    groups: dict[Size, list[tuple[int, int, int]]] = defaultdict(list)
+    for number, look in enumerate(looks):
+        groups[look.window].extend((number, *place) for place in look.places)
+    device = _device(model)
+
+    @lru_cache(maxsize=1)  # the windows of a look follow each other
+    def seen(number: int) -> Tensor:
+        return _seen(images[looks[number].image].to(device), looks[number])
+
+    logits: dict[int, list[Tensor]] = defaultdict(list)
+    for (height, width), jobs in groups.items():
+        for start in range(0, len(jobs), protocol.batch):
+            chunk = jobs[start : start + protocol.batch]
+            pixels = torch.stack([_floats(seen(number)[:, y : y + height, x : x + width]) for number, y, x in chunk])
+            for (number, _, _), one in zip(chunk, _forward(model, pixels, protocol), strict=True):
+                logits[number].append(one)
+            for index in sorted({looks[number].image for number, _, _ in chunk}):
+                mine = [number for number, look in enumerate(looks) if look.image == index]
+                if all(len(logits[number]) == len(looks[number].places) for number in mine):
+                    size = (images[index].shape[-2], images[index].shape[-1])
+                    yield index, [_view(model, looks[number], logits.pop(number), size) for number in mine]
+
+
+def _looks(index: int, image: Tensor, protocol: Protocol) -> list[_Look]:
+    if image.dim() != 3 or image.shape[0] != 3 or not image.numel():
+        raise InputError(f"an image is (3, H, W), not {tuple(image.shape)}")
+    if image.dtype != torch.uint8 and not image.is_floating_point():
+        raise InputError(f"an image is uint8 or float in 0..1, not {image.dtype}")
+    looks = []
+    for height, width in protocol.input_sizes(image.shape[1], image.shape[2]):
+        cut = protocol.windows(height, width)
+        if cut is not None and protocol.window is None:
+            _say_cut(protocol.max_pixels, *cut)
+        window, stride = cut or (max(height, width), 1)
+        starts = (window_starts(height, window, stride), window_starts(width, window, stride))
+        for mirrored in (False, True) if protocol.flip else (False,):
+            looks.append(_Look(index, (height, width), mirrored, (min(window, height), min(window, width)), starts))
+    return looks
+
+
+@lru_cache
+def _say_cut(max_pixels: int, window: int, stride: int) -> None:
+    logger.warning("inputs of more than %d pixels (protocol.max_pixels) are cut into windows of %d every %d", max_pixels, window, stride)
+
+
+def _device(model: Segmenter) -> torch.device | None:
+    """Where the model is; None, which is where each image is, for one without tensors."""
+    if not isinstance(model, torch.nn.Module):
+        return None
+    return next((t.device for t in (*model.parameters(), *model.buffers())), None)
+
+
+def _floats(pixels: Tensor) -> Tensor:
+    return pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float()
+
+
+def _seen(image: Tensor, look: _Look) -> Tensor:
+    """The image (3, h, w) as a look sees it; bytes stay bytes where nothing is resized."""
+    if image.shape[1:] != torch.Size(look.seen):
+        image = resize(_floats(image)[None], look.seen)[0]
+    return image.flip(2) if look.mirrored else image
+
+
+def _forward(model: Segmenter, pixels: Tensor, protocol: Protocol) -> Tensor:
+    kind = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[protocol.precision]
+    with torch.autocast(pixels.device.type, dtype=kind, enabled=kind is not None):
+        return (model(pixels, words=True) if protocol.synonyms == "probability" else model(pixels)).float()
+
+
+def _view(model: Segmenter, look: _Look, logits: Sequence[Tensor], size: Size) -> View:
+    """What a look says of an image of this size, from the logits (C, h, w) of each of its windows."""
+    grid, covered = logits[0].shape[1:], model.covered_size(*look.window)
+    rows, columns = (windows(grid[axis], covered[axis], look.window[axis], look.starts[axis], look.seen[axis]) for axis in (0, 1))
+    columns = columns.flip(0) if look.mirrored else columns
+    across = torch.stack(list(logits)).unflatten(0, (len(look.starts[0]), len(look.starts[1])))  # U x V x C x h x w
+    board = across.permute(0, 3, 2, 1, 4).flatten(0, 1).flatten(2)
+    return View(board, resample(rows, size[0]).to(board), resample(columns, size[1]).to(board))

@@ -95,6 +95,11 @@ class Vocabulary:
         """How many words each class has, of those that have any."""
         return [len(words) for words in self.words]
 
+    @property
+    def logit_counts(self) -> list[int]:
+        """How many logits each class has where every word has one: those of `word_counts`, one for a class without words."""
+        return [1] * self.wordless + self.word_counts
+
     def rows(self, classes: Iterable[int] | None = None) -> tuple[list[int], list[int]]:
         """Where the words of some classes stand among all words, class by class, and how many each class has.
 

@@ -12,7 +12,6 @@ import torch
 
 from maskclip import InputError, Vocabulary
 from maskclip.data.datamodule import SegmentationData
-from maskclip.data.dataset import same_size
 from maskclip.data.samplers import EveryNth, NumberedDraws
 from maskclip.data.transforms import TrainTransform
 
@@ -113,22 +112,8 @@ def test_evaluation_in_lists_of_images_of_any_size(textures_root: Path, texture_
     lists = list(module(textures_root, texture_classes, eval_batch=3).val_dataloader())
     assert [len(samples) for samples in lists] == [3, 2]
     assert [sample["name"] for samples in lists for sample in samples] == [sample["name"] for sample in alone]
-    together = [batch for samples in lists for batch in same_size(samples)]
-    assert sum(len(batch["name"]) for batch in together) == len(alone)
-    for batch in together:
-        assert batch["image"].shape[0] == batch["mask"].shape[0] == len(batch["name"])
-        for name, image, mask in zip(batch["name"], batch["image"], batch["mask"], strict=True):
-            (own,) = (sample for sample in alone if sample["name"] == name)
-            assert torch.equal(image, own["image"]) and torch.equal(mask, own["mask"])
-
-
-def test_images_of_the_same_size_go_together() -> None:
-    def sample(name: str, height: int) -> Any:
-        return {"image": torch.full((3, height, 4), len(name)), "mask": torch.zeros(height, 4), "name": name}
-
-    batches = list(same_size([sample("a", 5), sample("bb", 6), sample("ccc", 5)]))
-    assert [batch["name"] for batch in batches] == [["a", "ccc"], ["bb"]]
-    assert batches[0]["image"].shape == (2, 3, 5, 4) and batches[0]["image"][1, 0, 0, 0] == 3
+    for sample, own in zip((sample for samples in lists for sample in samples), alone, strict=True):
+        assert torch.equal(sample["image"], own["image"]) and torch.equal(sample["mask"], own["mask"])
 
 
 def test_only_the_images_of_evaluation_are_spoiled(textures_root: Path, texture_classes: Vocabulary) -> None:

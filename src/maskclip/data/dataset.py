@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, TypedDict
 
@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 
 from maskclip.data.corruptions import corrupt
 from maskclip.data.images import IMAGE_SUFFIXES, broken_images, read_image, read_mask
@@ -206,12 +206,3 @@ class SegmentationDataset(Dataset[Sample]):
         table[[first + index for index in classes if hide]] = self.hidden
         # OpenCV looks up ten times as fast as numpy, but only bytes
         return cv2.LUT(stored, table) if stored.dtype == np.uint8 and self.dtype is np.uint8 else table[stored]
-
-
-def same_size(samples: Sequence[Sample]) -> Iterator[Sample]:
-    """Batches of those samples that have the same size, `image` (B, 3, H, W) and `mask` (B, H, W), `name` a list."""
-    groups: dict[tuple[int, ...], list[Sample]] = {}
-    for sample in samples:
-        groups.setdefault(tuple(sample["image"].shape), []).append(sample)
-    for group in groups.values():
-        yield default_collate(group)

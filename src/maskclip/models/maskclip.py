@@ -18,9 +18,10 @@ from maskclip.clip import STRATEGIES, DenseCLIP, Frozen, Proxy, load_clip, tiny
 from maskclip.clip.loading import cache_root, fingerprints, load_tokenizer
 from maskclip.errors import InputError
 from maskclip.functional import LOGIT_SCALE, REMOVED, best_word, cosine_logits, key_smoothing, prompt_denoising, vote_logits
-from maskclip.inference import Protocol, predict_image
+from maskclip.inference import predict_image
 from maskclip.models.released import Released, alter_tower
 from maskclip.prompts import ABOUT, cached_embeddings, load_text, resolve_templates, save_text
+from maskclip.protocol import Protocol
 from maskclip.vocabulary import Vocabulary
 
 NEVER = 2 * REMOVED
@@ -147,19 +148,25 @@ class MaskCLIP(Frozen):
         """The image size, in pixels, that the grid of logits covers for an input of this size."""
         return (height, width) if self.released.stretch else self.clip.covered_size(height, width)
 
-    def forward(self, image: Tensor, classes: Tensor | None = None) -> Tensor:
+    @property
+    def softmax_first(self) -> bool:
+        return self.released.softmax
+
+    def forward(self, image: Tensor, classes: Tensor | None = None, words: bool = False) -> Tensor:
         """Class logits (B, C, h, w) of RGB images (B, 3, H, W) in 0..1; with `classes` (U,), only those compete.
 
         Cosines, or, with key smoothing, shares of votes on a like scale. Prompt denoising comes first, key smoothing second.
+        With `words` every word stands for itself: (B, W, h, w), and the refinements take words for classes.
         """
         features, keys = self.clip(image, with_keys=self.key_smoothing is not None)
         with torch.autocast(image.device.type, enabled=False):  # close cosines need all their digits
-            return self._classify(features.float(), None if keys is None else keys.float(), classes)
+            return self._classify(features.float(), None if keys is None else keys.float(), classes, words)
 
-    def _classify(self, features: Tensor, keys: Tensor | None, classes: Tensor | None) -> Tensor:
+    def _classify(self, features: Tensor, keys: Tensor | None, classes: Tensor | None, words: bool) -> Tensor:
         rows, counts = self.vocabulary.rows(None if classes is None else classes.tolist())
         chosen = self.text_embeddings if classes is None else self.text_embeddings[rows]
-        logits = best_word(cosine_logits(features, chosen), counts)
+        logits = cosine_logits(features, chosen)
+        logits = logits if words else best_word(logits, counts)
         released, scale = self.released, self.logit_scale
         if self.prompt_denoising is not None:
             logits = prompt_denoising(logits, self.prompt_denoising, scale, keep_if_all_unsure=not released.remove_all)
@@ -169,16 +176,6 @@ class MaskCLIP(Frozen):
         if self.vocabulary.wordless and classes is None:
             logits = torch.cat([torch.full_like(logits[:, :1], NEVER), logits], dim=1)
         return logits
-
-    def decide(self, logits: Tensor) -> Tensor:
-        """The label of every pixel, (B, H, W), from logits (B, C, H, W) at the size at which labels are wanted."""
-        best, labels = (logits.softmax(dim=1) if self.released.softmax else logits).max(dim=1)
-        if self.background_threshold is not None:
-            if self.released.softmax:
-                best = logits.amax(dim=1)
-            probability = (self.logit_scale * best - torch.logsumexp(self.logit_scale * logits, dim=1)).exp()
-            labels = labels.masked_fill(probability < self.background_threshold, 0)
-        return labels
 
     def save_text(self, path: str | Path) -> None:
         """Write the text embeddings to a safetensors file, for `build(text_embeddings=path)` where there is no text tower."""

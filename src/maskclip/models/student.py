@@ -18,8 +18,9 @@ from maskclip.errors import InputError
 from maskclip.files import replacing, write_json
 from maskclip.fingerprint import weights_sha256
 from maskclip.functional import best_word
-from maskclip.inference import Protocol, predict_image
+from maskclip.inference import predict_image
 from maskclip.models.networks import build_network
+from maskclip.protocol import Protocol
 from maskclip.vocabulary import Vocabulary
 
 WEIGHTS, DESCRIPTION = "student.safetensors", "student.json"
@@ -40,6 +41,9 @@ class Student(nn.Module):
     std: Tensor
     text_embeddings: Tensor
     multiple = 32
+    logit_scale = 1.0
+    background_threshold = None
+    softmax_first = False
 
     def __init__(
         self,
@@ -90,20 +94,18 @@ class Student(nn.Module):
         rows, columns = self.covered_size(height, width)
         return self.network(F.pad((image - self.mean) / self.std, (0, columns - width, 0, rows - height)))
 
-    def classify(self, features: Tensor) -> Tensor:
-        """Class logits (B, C, h, w) from features (B, D, h, w)."""
+    def classify(self, features: Tensor, words: bool = False) -> Tensor:
+        """Class logits (B, C, h, w) from features (B, D, h, w); with `words` those of every word, (B, W, h, w)."""
         if self.normalise:
             features = F.normalize(features, dim=1)
         scores = self.temperature * torch.einsum("bdhw,cd->bchw", features, self.classifier())
-        return best_word(scores, [1] * self.vocabulary.wordless + self.vocabulary.word_counts)
+        return scores if words else best_word(scores, self.vocabulary.logit_counts)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Class logits (B, C, h, w) of RGB images (B, 3, H, W) in 0..1, at the network's stride."""
-        return self.classify(self.features(image))
-
-    def decide(self, logits: Tensor) -> Tensor:
-        """The label of every pixel, (B, H, W): its best class by logits (B, C, H, W)."""
-        return logits.argmax(dim=1)
+    def forward(self, image: Tensor, words: bool = False) -> Tensor:
+        """Class logits (B, C, h, w) of RGB images (B, 3, H, W) in 0..1, at the network's stride; of words as `classify` says."""
+        features = self.features(image)
+        with torch.autocast(image.device.type, enabled=False):  # as in MaskCLIP: similarities need all their digits
+            return self.classify(features.float(), words)
 
     def save(self, folder: str | Path) -> None:
         """Write the student to a folder: student.safetensors, and student.json with all that it takes to build and use it.

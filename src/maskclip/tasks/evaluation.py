@@ -6,9 +6,10 @@ import pytorch_lightning as pl
 from torch import Tensor
 from torchmetrics import SumMetric
 
-from maskclip.data.dataset import Sample, same_size
-from maskclip.inference import Protocol, Segmenter, predict_labels
+from maskclip.data.dataset import Sample
+from maskclip.inference import Segmenter, predict
 from maskclip.metrics import Confusion
+from maskclip.protocol import Protocol
 
 
 class Evaluation(pl.LightningModule):
@@ -25,14 +26,12 @@ class Evaluation(pl.LightningModule):
         self.images = 0
 
     def test_step(self, samples: list[Sample], _: int) -> dict[str, Tensor]:
-        """Labels (H, W) of each image by its name; images of the same size go through the network together."""
-        found: dict[str, Tensor] = {}
-        for batch in same_size(samples):
-            labels = predict_labels(self.model, batch["image"], self.protocol)
-            self.confusion.update(labels, batch["mask"])
-            found |= zip(batch["name"], labels, strict=True)
+        """Labels (H, W) of each image by its name."""
+        predictions = predict(self.model, [sample["image"] for sample in samples], self.protocol)
+        for sample, prediction in zip(samples, predictions, strict=True):
+            self.confusion.update(prediction.labels, sample["mask"])
         self.seen.update(len(samples))
-        return found
+        return {sample["name"]: prediction.labels for sample, prediction in zip(samples, predictions, strict=True)}
 
     def on_test_epoch_end(self) -> None:
         self.counts = self.confusion.compute().cpu()

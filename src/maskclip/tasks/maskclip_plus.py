@@ -11,13 +11,14 @@ import torch.distributed as dist
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from maskclip.data.dataset import Sample, same_size
+from maskclip.data.dataset import Sample
 from maskclip.errors import InputError
 from maskclip.functional import UNLABELLED, cross_entropy, distillation, pseudo_labels, upsample_logits
-from maskclip.inference import Protocol, predict_labels
+from maskclip.inference import predict
 from maskclip.metrics import Confusion, scores
 from maskclip.models.maskclip import MaskCLIP
 from maskclip.models.student import Student
+from maskclip.protocol import Protocol
 
 
 class MaskCLIPPlus(pl.LightningModule):
@@ -158,8 +159,9 @@ class MaskCLIPPlus(pl.LightningModule):
                 dist.broadcast(buffer, src=0)
 
     def validation_step(self, samples: list[Sample], _: int) -> None:
-        for batch in same_size(samples):
-            self.confusion.update(predict_labels(self.student, batch["image"], self.protocol), batch["mask"])
+        predictions = predict(self.student, [sample["image"] for sample in samples], self.protocol)
+        for sample, prediction in zip(samples, predictions, strict=True):
+            self.confusion.update(prediction.labels, sample["mask"])
 
     def on_validation_epoch_end(self) -> None:
         unseen = self.student.vocabulary.unseen_indices

@@ -1,0 +1,125 @@
+"""What is done with an image besides the model: sizes, windows, views, and how logits become labels. Plain data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from maskclip.errors import InputError
+
+Size = tuple[int, int]
+
+AUTOMATIC_WINDOW, AUTOMATIC_STRIDE = 1024, 768
+"""Pixels; for inputs of more than `max_pixels`, where the protocol has no windows of its own."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How an image is predicted. The defaults: whole, at its own size.
+
+    The image is scaled, ratio kept, up or down until a side is as long as `short_side` or `long_side`; with both, the
+    smaller of the two scales counts (as "(2048, 512)" does in mmsegmentation). `scales` are several short sides in the place
+    of one, each limited by `long_side`; `flip` adds the mirror image of each. `window` and `stride`, in pixels of the scaled
+    image, cut it into square windows, the last ones shifted inwards; a side shorter than the window is taken whole.
+    Inputs of more than `max_pixels` are cut into windows anyway.
+
+    Logits of overlapping windows are averaged; scales and mirror images too, or, with `average` "probabilities", their
+    softmax. `logit_scale` (what logits are multiplied by before a softmax over them; refinements inside the model keep
+    theirs) and `background_threshold` None are the model's. `synonyms` says how a class with several words is
+    scored: "best", by its best word on the coarse grid, or "probability", by its most probable word at full size, the
+    softmax going over all words (the SCLIP lineage).
+
+    `precision` of the network: "fp32", or features in "bf16" or "fp16"; it holds whatever the trainer's is. `batch` is how
+    many views of one size go through the network together. Raises `InputError` for what does not fit.
+    """
+
+    short_side: int | None = None
+    long_side: int | None = None
+    window: int | None = None
+    stride: int | None = None
+    scales: Sequence[int] | None = None
+    flip: bool = False
+    average: Literal["logits", "probabilities"] = "logits"
+    logit_scale: float | None = None
+    background_threshold: float | None = None
+    synonyms: Literal["best", "probability"] = "best"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    batch: int = 8
+    max_pixels: int = 2**21
+
+    def __post_init__(self) -> None:
+        if self.scales is not None:
+            if isinstance(self.scales, (str, int)) or not self.scales:
+                raise InputError(f"protocol.scales={self.scales!r}: give a list of short sides, such as [224,336,520], or null for one")
+            object.__setattr__(self, "scales", tuple(self.scales))  # a list of a config or a checkpoint, too
+            if self.short_side is not None:
+                raise InputError(f"protocol.scales={list(self.scales)} and protocol.short_side={self.short_side}: give one of the two")
+        self._check_numbers()
+        choices = {"average": ("logits", "probabilities"), "synonyms": ("best", "probability"), "precision": ("fp32", "bf16", "fp16")}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise InputError(f"protocol.{name}={getattr(self, name)}: choose {' or '.join(known)}")
+        if (self.window is None) != (self.stride is None):
+            raise InputError(f"protocol.window={self.window} protocol.stride={self.stride}: give both, or null for both")
+        if self.window is not None and self.stride is not None and self.stride > self.window:
+            raise InputError(f"protocol.stride={self.stride} is more than protocol.window={self.window}: there would be gaps")
+
+    def _check_numbers(self) -> None:
+        for name in ("short_side", "long_side", "window", "stride"):
+            if not _is_count(getattr(self, name), none=True):
+                raise InputError(f"protocol.{name}={getattr(self, name)}: give pixels, at least 1, or null for none")
+        for name in ("batch", "max_pixels"):
+            if not _is_count(getattr(self, name)):
+                raise InputError(f"protocol.{name}={getattr(self, name)}: give a number, at least 1")
+        if strangers := [side for side in self.scales or () if not _is_count(side)]:
+            raise InputError(f"protocol.scales has {strangers[0]!r}: give pixels, at least 1")
+        if not isinstance(self.flip, bool):
+            raise InputError(f"protocol.flip={self.flip!r}: give true or false")
+        if self.logit_scale is not None and not (_is_number(self.logit_scale) and self.logit_scale > 0):
+            raise InputError(f"protocol.logit_scale={self.logit_scale}: give a number above 0, or null for the model's")
+        threshold = self.background_threshold
+        if threshold is not None and not (_is_number(threshold) and 0 <= threshold <= 1):
+            raise InputError(f"protocol.background_threshold={threshold} is not a probability between 0 and 1 (null: the model's)")
+
+    def input_sizes(self, height: int, width: int) -> list[Size]:
+        """Height and width at which an image of this height and width is seen: one, or one of each of `scales`."""
+        return [self._input_size(height, width, side) for side in self.scales or (self.short_side,)]
+
+    def _input_size(self, height: int, width: int, short_side: int | None) -> Size:
+        wanted = [(short_side, min(height, width)), (self.long_side, max(height, width))]
+        scales = [side / of for side, of in wanted if side is not None]
+        if not scales:
+            return height, width
+        scale = min(scales)
+        return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+    def windows(self, height: int, width: int) -> tuple[int, int] | None:
+        """Window and stride for an input of this size; None: it goes in whole."""
+        if self.window is not None and self.stride is not None:
+            return self.window, self.stride
+        return (AUTOMATIC_WINDOW, AUTOMATIC_STRIDE) if height * width > self.max_pixels else None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The fields that are not at their defaults, without `batch`, which changes no result."""
+        values = {field.name: (getattr(self, field.name), field.default) for field in fields(self) if field.name != "batch"}
+        return {name: value for name, (value, default) in values.items() if value != default}
+
+    @property
+    def hash(self) -> str:
+        """Twelve hexadecimal digits that two protocols share if they do the same (a sha256 of `settings`)."""
+        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_count(value: Any, none: bool = False) -> bool:
+    return value is None if none and value is None else isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+NATIVE = Protocol()
