@@ -29,8 +29,6 @@ class Segmentation(pl.LightningModule):
     processes read and `num_writers` threads write.
     """
 
-    allow_zero_length_dataloader_with_multiple_devices = True  # fewer pictures than processes
-
     def __init__(
         self,
         model: Segmenter,
@@ -42,6 +40,7 @@ class Segmentation(pl.LightningModule):
         num_writers: int = 2,
     ) -> None:
         super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer pictures than processes
         for name, number, least in (("batch", batch, 1), ("num_workers", num_workers, 0), ("num_writers", num_writers, 1)):
             if not isinstance(number, int) or number < least:
                 raise InputError(f"{name}={number}: give a number, at least {least}")
