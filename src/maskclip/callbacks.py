@@ -52,6 +52,8 @@ class PictureProgress(Callback):
     Where the output goes to a file it moves every half minute.
     """
 
+    bar: tqdm | None = None
+
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         todo: Any = pl_module.todo
         shown = f" (process 1 of {trainer.world_size})" if trainer.world_size > 1 else ""
@@ -65,10 +67,14 @@ class PictureProgress(Callback):
         )
 
     def on_predict_batch_end(self, _: pl.Trainer, __: pl.LightningModule, ___: Any, batch: Any, *____: Any) -> None:
-        self.bar.update(len(batch))
+        if self.bar is not None:
+            self.bar.update(len(batch))
 
     def on_predict_end(self, *_: Any) -> None:
-        self.bar.close()
+        if self.bar is not None:
+            self.bar.close()
+
+    on_exception = on_predict_end
 
 
 class AtomicCheckpoints(TorchCheckpointIO):

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
+import numpy as np
 from PIL import Image
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from maskclip.data.images import read_image
@@ -19,10 +18,14 @@ from maskclip.segmenting.inputs import Picture
 
 
 class Loaded(NamedTuple):
-    """A picture with its `pixels` (3, H, W) uint8 RGB, or None and the `problem` why it cannot be read."""
+    """A picture with its `pixels` (H, W, 3) uint8 RGB, or None and the `problem` why it cannot be read.
+
+    Not a tensor: those travel between processes in shared memory, and where that is full, as in a container's 64 MB, the
+    loader waits for ever. Arrays go through a pipe.
+    """
 
     picture: Picture
-    pixels: Tensor | None
+    pixels: np.ndarray | None
     problem: str = ""
 
 
@@ -43,7 +46,7 @@ class Pictures(Dataset[Loaded]):
                 pixels = read_image(Path(picture.path))
         except InputError as error:
             return Loaded(picture, None, str(error))
-        return Loaded(picture, torch.from_numpy(pixels).permute(2, 0, 1))
+        return Loaded(picture, pixels)
 
 
 def make_loader(pictures: Sequence[Picture], rank: int, world: int, batch: int, num_workers: int) -> DataLoader[Loaded]:

@@ -80,8 +80,8 @@ class Outputs:
         write_json(self.folder / "legend.json", {"classes": classes, "files": files})
         write_atomically(legend(names, palette, width=640), self.folder / "legend.png")
 
-    def write(self, name: str, pixels: Tensor, prediction: Prediction, features: Features | None = None) -> None:
-        """Write all that is asked for of a picture (3, H, W) uint8. Raises `InputError` if the disk does not take it."""
+    def write(self, name: str, pixels: np.ndarray, prediction: Prediction, features: Features | None = None) -> None:
+        """Write all that is asked for of a picture (H, W, 3) uint8. Raises `InputError` if the disk does not take it."""
         labels = prediction.labels.numpy()
         writers: dict[str, Callable[[Path], None]] = {
             "masks": lambda path: write_mask(path, labels, self.vocabulary.colours),
@@ -97,8 +97,8 @@ class Outputs:
             with writing(path):
                 writers[kind](path)
 
-    def _write_overlay(self, path: Path, pixels: Tensor, labels: np.ndarray) -> None:
-        picture = overlay(pixels.permute(1, 2, 0).numpy(), labels, self.vocabulary.colours)
+    def _write_overlay(self, path: Path, pixels: np.ndarray, labels: np.ndarray) -> None:
+        picture = overlay(pixels, labels, self.vocabulary.colours)
         write_atomically(Image.fromarray(picture), path, quality=92)
 
     def _write_top(self, path: Path, prediction: Prediction) -> None:

@@ -9,11 +9,11 @@ from functools import partial
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, distributed
+from torch import distributed
 from torch.utils.data import DataLoader
 
 from maskclip.errors import InputError
-from maskclip.inference import Prediction, Protocol, Segmenter, predict
+from maskclip.inference import Protocol, Segmenter, predict
 from maskclip.segmenting.features import check_features, dense_features
 from maskclip.segmenting.inputs import Picture
 from maskclip.segmenting.loading import Loaded, make_loader
@@ -85,16 +85,13 @@ class Segmentation(pl.LightningModule):
         self.broken += [(picture, problem) for picture, pixels, problem in batch if pixels is None]
         readable = [(picture, pixels) for picture, pixels, _ in batch if pixels is not None]
         if readable:
-            images = [pixels for _, pixels in readable]
+            images = [torch.from_numpy(pixels).permute(2, 0, 1) for _, pixels in readable]
             predictions = predict(self.model, images, self.protocol, self.outputs.soft, self.outputs.top)
-            for (picture, pixels), prediction in zip(readable, predictions, strict=True):
-                self._hand_over(picture, pixels, prediction)
+            for (picture, pixels), image, prediction in zip(readable, images, predictions, strict=True):
+                there = replace(prediction, **{name: value.cpu() for name, value in vars(prediction).items() if value is not None})
+                features = dense_features(self.model, image.to(self.device), self.protocol) if self.outputs.features else None
+                self.writers.submit(partial(self.outputs.write, picture.name, pixels, there, features))
         return len(batch)
-
-    def _hand_over(self, picture: Picture, pixels: Tensor, prediction: Prediction) -> None:
-        there = replace(prediction, **{name: value.cpu() for name, value in vars(prediction).items() if value is not None})
-        features = dense_features(self.model, pixels.to(self.device), self.protocol) if self.outputs.features else None
-        self.writers.submit(partial(self.outputs.write, picture.name, pixels, there, features))
 
     def on_predict_end(self) -> None:
         self.writers.close()
