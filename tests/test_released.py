@@ -100,7 +100,7 @@ def test_logits_and_labels(official: DenseCLIP, text: str, option: str, name: st
     smoothed = option.startswith("ks")
     tolerance = {"atol": 1e-5 * expected.abs().max().item(), "rtol": 0.0} if smoothed else LOGITS
     torch.testing.assert_close(logits, expected, **tolerance)
-    labels = decide(resize(predict_logits(model, pixels, NATIVE), SIZES[name]), rule_of(model))[0]
+    labels = decide(resize(predict_logits(model, pixels, NATIVE), SIZES[name]), rule_of(model))["labels"][0]
     agreement = (labels == golden(f"{text}_{option}_{name}_argmax")).float().mean()
     assert agreement >= 0.999
 
@@ -112,7 +112,7 @@ def test_a_faithful_clip(faithful: DenseCLIP, name: str) -> None:
     model = MaskCLIP(faithful, Vocabulary(FIVE), embeddings, released=Released(stretch=True))
     logits = model(pixels)
     torch.testing.assert_close(logits[0], golden(f"faithful_{name}_logits"), **LOGITS)
-    labels = decide(resize(predict_logits(model, pixels, NATIVE), SIZES[name]), rule_of(model))[0]
+    labels = decide(resize(predict_logits(model, pixels, NATIVE), SIZES[name]), rule_of(model))["labels"][0]
     assert (labels == golden(f"faithful_{name}_argmax")).float().mean() >= 0.999
 
 

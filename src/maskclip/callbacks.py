@@ -74,7 +74,8 @@ class PictureProgress(Callback):
         if self.bar is not None:
             self.bar.close()
 
-    on_exception = on_predict_end
+    def on_exception(self, *_: Any) -> None:
+        self.on_predict_end()
 
 
 class AtomicCheckpoints(TorchCheckpointIO):

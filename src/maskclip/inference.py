@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 from typing import Protocol as Interface
 
 import numpy as np
@@ -23,8 +23,20 @@ from maskclip.protocol import NATIVE, Protocol, Size
 from maskclip.resampling import resample, window_starts, windows
 from maskclip.vocabulary import Vocabulary
 
-__all__ = ["NATIVE", "Prediction", "Protocol", "Segmenter", "predict", "predict_image", "predict_labels", "predict_logits", "rule_of"]
+__all__ = [
+    "NATIVE",
+    "Prediction",
+    "Protocol",
+    "Segmenter",
+    "accelerate",
+    "predict",
+    "predict_image",
+    "predict_labels",
+    "predict_logits",
+    "rule_of",
+]
 
+S = TypeVar("S", bound=torch.nn.Module)
 logger = logging.getLogger(__name__)
 
 
@@ -74,6 +86,15 @@ class _Look:
     def places(self) -> list[tuple[int, int]]:
         """Where its windows start, row by row."""
         return [(top, left) for top in self.starts[0] for left in self.starts[1]]
+
+
+def accelerate(model: S, compile: bool = False, channels_last: bool = False) -> S:
+    """The model itself, to be compiled when it is first called, its convolutions in the layout that tensor cores want."""
+    if channels_last:
+        model.to(memory_format=torch.channels_last)
+    if compile:
+        model.compile()
+    return model
 
 
 def rule_of(model: Segmenter, protocol: Protocol = NATIVE) -> Rule:

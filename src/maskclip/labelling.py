@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -18,7 +18,7 @@ from maskclip.functional import best_word
 
 SOFT = ("confidence", "margin", "entropy")
 
-TILE_WIDTH = {"cpu": 160, "cuda": 1024}
+TILE_WIDTH = {"cpu": 128, "cuda": 1024}
 TILE_VALUES = {"cpu": 2**19, "cuda": 2**26}
 """Logits of a tile: what a core's caches hold, or what keeps a GPU busy."""
 
@@ -47,6 +47,11 @@ class Rule:
     counts: Sequence[int] | None = None
     average: Literal["logits", "probabilities"] = "logits"
     softmax: bool = False
+
+    @property
+    def prunes(self) -> bool:
+        """Whether a label is that of the largest mean logit and of nothing else."""
+        return self.threshold is None and self.average == "logits" and not self.softmax
 
 
 @dataclass(frozen=True)
@@ -82,19 +87,6 @@ class _Patch:
         return (self.rows @ wide.view(height, -1)).view(len(self.rows), classes, -1)
 
 
-def decide(logits: Tensor, rule: Rule) -> Tensor:
-    """The label of every pixel, (B, ...) int64, from logits (B, C, ...) at the size at which labels are wanted."""
-    scores = logits.softmax(dim=1) if rule.softmax else logits
-    best, labels = scores.max(dim=1, keepdim=True)
-    if rule.counts is not None:
-        labels = _owners(rule.counts, logits.device)[labels]
-    if rule.threshold is not None:
-        peak = logits.amax(dim=1, keepdim=True) if rule.softmax else best
-        probability = 1 / ((logits - peak) * rule.scale).exp_().sum(dim=1, keepdim=True)
-        labels = labels.masked_fill(probability < rule.threshold, 0)
-    return labels.squeeze(1)
-
-
 def label_map(
     views: Sequence[View], rule: Rule, num_classes: int, soft: Sequence[str] = (), top: int = 0, tile_values: int | None = None
 ) -> Prediction:
@@ -111,8 +103,7 @@ def label_map(
         results |= {"top_classes": logits.new_empty((top, *size), dtype=kind), "top_probabilities": logits.new_empty((top, *size))}
     with _all_digits(logits.device):
         for rows, columns, patches in _tiles(views, tile_values):
-            found = _soft_tile(patches, rule, soft, top) if soft or top or rule.average != "logits" else {"labels": _labels(patches, rule)}
-            for name, values in found.items():
+            for name, values in _tile(patches, rule, soft, top).items():
                 results[name][..., rows, columns] = values
     return Prediction(**results)
 
@@ -143,11 +134,11 @@ def _tiles(views: Sequence[View], tile_values: int | None) -> Iterator[tuple[sli
     down = max(1, (tile_values or TILE_VALUES[kind]) // (logits.shape[1] * across))
     columns = [(slice(x, x + across), [_reach(view.columns[x : x + across]) for view in views]) for x in range(0, width, across)]
     for y in range(0, height, down):
-        for view_rows in [[_reach(view.rows[y : y + down]) for view in views]]:
-            bands = [view.logits[reached] for view, (reached, _) in zip(views, view_rows, strict=True)]
-            for where, view_columns in columns:
-                parts = zip(bands, view_rows, view_columns, strict=True)
-                yield slice(y, y + down), where, [_Patch(band[..., j], a, b) for band, (_, a), (j, b) in parts]
+        rows = [_reach(view.rows[y : y + down]) for view in views]
+        bands = [view.logits[reached] for view, (reached, _) in zip(views, rows, strict=True)]
+        for where, across_it in columns:
+            parts = zip(bands, rows, across_it, strict=True)
+            yield slice(y, y + down), where, [_Patch(band[..., j], a, b) for band, (_, a), (j, b) in parts]
 
 
 def _reach(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,33 +151,64 @@ def _mean(maps: Sequence[Tensor]) -> Tensor:
     return maps[0] if len(maps) == 1 else torch.stack(list(maps)).mean(dim=0)
 
 
-def _labels(patches: Sequence[_Patch], rule: Rule) -> Tensor:
-    """The labels (R, X) of a tile."""
-    return decide(_mean([patch.upsampled() for patch in patches]), rule)
-
-
-def _soft_tile(patches: Sequence[_Patch], rule: Rule, soft: Sequence[str], top: int) -> dict[str, Tensor]:
-    """Labels of a tile and what else is asked for, (R, X) or (K, R, X)."""
+def _tile(patches: Sequence[_Patch], rule: Rule, soft: Sequence[str], top: int) -> dict[str, Tensor]:
+    """What is asked for of a tile, each (R, X), of the `top` classes (K, R, X)."""
+    if not soft and not top and rule.prunes:
+        patches, alive = _contenders(patches)
+        if len(alive) == 1:
+            return {"labels": _classes(alive, rule)}
+        return {"labels": _classes(alive[_mean([patch.upsampled() for patch in patches]).max(dim=1)[1]], rule)}
     maps = [patch.upsampled() for patch in patches]
-    if rule.average == "logits":
-        maps = [_mean(maps)]
-    words = _mean([(rule.scale * logits).softmax(dim=1) for logits in maps])
-    probabilities = words if rule.counts is None else best_word(words, rule.counts)
-    best, classes = probabilities.topk(min(max(top, 2), probabilities.shape[1]), dim=1)
-    second = best[:, 1] if best.shape[1] > 1 else torch.zeros_like(best[:, 0])
-    if rule.average == "logits":
-        labels = decide(maps[0], rule)
-    else:
-        labels = probabilities.argmax(dim=1)
-        labels = labels if rule.threshold is None else labels.masked_fill(best[:, 0] < rule.threshold, 0)
-    found = {"labels": labels, "confidence": best[:, 0], "margin": best[:, 0] - second}
-    if "entropy" in soft:
-        found["entropy"] = torch.special.entr(probabilities / probabilities.sum(dim=1, keepdim=True)).sum(dim=1)
-    if top:
-        found |= {"top_classes": classes[:, :top].transpose(0, 1), "top_probabilities": best[:, :top].transpose(0, 1)}
-    return {name: values for name, values in found.items() if name in soft or name == "labels" or name.startswith("top")}
+    if rule.average == "probabilities":  # their logarithms are logits like any others
+        shares = _mean([logits.mul_(rule.scale).softmax(dim=1) for logits in maps])
+        return decide(shares.clamp_(min=torch.finfo(shares.dtype).tiny).log_(), replace(rule, scale=1.0), soft, top)
+    return decide(_mean(maps), rule, soft, top)
 
 
-def _owners(counts: Sequence[int], device: torch.device) -> Tensor:
-    """The class of every word, (W,)."""
-    return torch.repeat_interleave(torch.tensor(counts, device=device))
+def decide(logits: Tensor, rule: Rule, soft: Sequence[str] = (), top: int = 0) -> dict[str, Tensor]:
+    """The `labels` (B, ...) int64 of logits (B, C, ...) at full size, and what else is asked for; the logits are overwritten.
+
+    In place because fresh memory of this size costs more than the arithmetic.
+    """
+    labels = _classes((logits.softmax(dim=1) if rule.softmax else logits).max(dim=1)[1], rule)
+    if rule.threshold is None and not soft and not top:
+        return {"labels": labels}
+    # of each probability over the largest; what is below -80 would take ten times as long to exponentiate
+    odds = logits.sub_(logits.amax(dim=1, keepdim=True)).mul_(rule.scale).clamp_(min=-80)
+    classes = odds if rule.counts is None else best_word(odds, rule.counts)
+    found = _entropy(classes) if "entropy" in soft else {}
+    best, order = classes.topk(min(max(top, 2), classes.shape[1]), dim=1) if "margin" in soft or top else (None, None)
+    confidence = 1 / odds.exp_().sum(dim=1)
+    found |= {"labels": labels if rule.threshold is None else labels.masked_fill(confidence < rule.threshold, 0)}
+    found |= {"confidence": confidence} if "confidence" in soft else {}
+    if best is not None and order is not None:
+        best = best.exp() * confidence.unsqueeze(1)
+        found |= {"margin": best[:, 0] - best[:, 1] if best.shape[1] > 1 else best[:, 0]} if "margin" in soft else {}
+        if top:
+            found |= {"top_classes": order[:, :top].transpose(0, 1), "top_probabilities": best[:, :top].transpose(0, 1)}
+    return found
+
+
+def _entropy(odds: Tensor) -> dict[str, Tensor]:
+    weights = odds.exp()
+    total = weights.sum(dim=1)
+    return {"entropy": total.log() - weights.mul_(odds).sum(dim=1) / total}
+
+
+def _contenders(patches: Sequence[_Patch]) -> tuple[Sequence[_Patch], Tensor]:
+    """The patches without the classes that cannot win anywhere in the tile, and which classes are left, (L,).
+
+    Every logit of the tile is a weighted mean of its class in the patch. A class whose largest value lies below the
+    smallest of another's loses to it everywhere.
+    """
+    least = _mean([patch.logits.amin(dim=(0, 2)) for patch in patches])
+    most = _mean([patch.logits.amax(dim=(0, 2)) for patch in patches])
+    alive = (most >= least.max()).nonzero()[:, 0]
+    if len(alive) == len(most):
+        return patches, alive
+    return [replace(patch, logits=patch.logits[:, alive]) for patch in patches], alive
+
+
+def _classes(labels: Tensor, rule: Rule) -> Tensor:
+    """The classes of labels that may be words."""
+    return labels if rule.counts is None else torch.repeat_interleave(torch.tensor(rule.counts, device=labels.device))[labels]

@@ -30,6 +30,15 @@ Card = dict[str, Any]
 OmegaConf.register_new_resolver("project", lambda: str(PROJECT), replace=True)
 
 
+def by_data(table: DictConfig | dict[str, Any], otherwise: Any, *, _root_: DictConfig) -> Any:
+    """What a table in a config says of the data set of the run, as in `${by_data:{voc21:65,context60:50},40}`."""
+    name = OmegaConf.select(_root_, "data.name", throw_on_missing=False)
+    return table.get(name, otherwise)
+
+
+OmegaConf.register_new_resolver("by_data", by_data, replace=True)
+
+
 def be_quiet() -> None:
     """Keep what libraries tell of their own affairs off the screen."""
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")

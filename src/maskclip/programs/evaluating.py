@@ -16,9 +16,10 @@ from maskclip.callbacks import SavePictures, StepProgressBar
 from maskclip.data.datamodule import SegmentationData
 from maskclip.errors import InputError
 from maskclip.files import write_json
-from maskclip.inference import Protocol, Segmenter
+from maskclip.inference import Segmenter, accelerate
 from maskclip.metrics import scores
 from maskclip.programs.common import Card, build, build_trainer, plain, words_of
+from maskclip.protocol import Protocol
 from maskclip.results import class_table, commit, device_name, score_entries, table, versions
 from maskclip.tasks import Evaluation
 from maskclip.vocabulary import Vocabulary
@@ -40,7 +41,7 @@ def evaluate(cfg: DictConfig) -> float:
     if cfg.data.masks is None:
         raise InputError("there is nothing to score without masks (data.masks); src/segment.py writes label maps")
     data.dataset("val")  # a missing data set is said before a model is loaded
-    model = build(cfg.model, classes=vocabulary)
+    model = accelerate(build(cfg.model, classes=vocabulary), **plain(cfg.inference))
     output = Path(cfg.paths.output)
     card = evaluate_model(cfg, model, data, output)
     report(card, output)
@@ -76,6 +77,7 @@ def evaluate_model(cfg: DictConfig, model: Segmenter, data: SegmentationData, ou
         "words": data.vocabulary.words,
         "unseen_classes": list(data.vocabulary.unseen),
         "protocol": plain(cfg.protocol),
+        "protocol_hash": protocol.hash,
         "config": plain(cfg),
         "versions": versions(),
         "commit": commit(),
@@ -94,6 +96,9 @@ def report(card: Card, output: Path) -> None:
         print(f"mIoU {card['miou']:.1f}, {card['method']}; card: {output / 'results.json'}")
         return
     print(f"\n{class_table(card, card['unseen_classes'])}\n\n{table([card])}\n")
-    print(f"{card['images']} images of {card['data']} in {card['seconds']:.1f} s on {card['device']}; card: {output / 'results.json'}")
+    print(
+        f"{card['images']} images of {card['data']} in {card['seconds']:.1f} s on {card['device']}; protocol {card['protocol_hash']}; "
+        f"card: {output / 'results.json'}"
+    )
     if said := LABELS.get(card["provenance"].get("labels")):
         print(said)

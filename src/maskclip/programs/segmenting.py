@@ -15,10 +15,11 @@ from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 
 from maskclip.callbacks import PictureProgress
 from maskclip.errors import InputError
-from maskclip.inference import Protocol
+from maskclip.inference import accelerate
 from maskclip.models.maskclip import MaskCLIP
 from maskclip.models.student import Student
 from maskclip.programs.common import build, build_trainer, plain, words_of
+from maskclip.protocol import Protocol
 from maskclip.segmenting.inputs import Picture, find_pictures, write_broken
 from maskclip.segmenting.outputs import Outputs
 from maskclip.segmenting.resuming import prepare
@@ -45,7 +46,7 @@ def segment(cfg: DictConfig) -> None:
     protocol: Protocol = build(cfg.protocol)
     settings = settings_of(cfg, model, protocol, outputs)
     task = Segmentation(
-        model,
+        accelerate(model, **plain(cfg.inference)),
         protocol,
         outputs,
         partial(_prepare, outputs, pictures, settings, cfg.overwrite),

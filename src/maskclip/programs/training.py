@@ -15,6 +15,7 @@ from maskclip.errors import InputError
 from maskclip.models.student import Student, load_student
 from maskclip.programs.common import Card, build, build_trainer, plain, words_of
 from maskclip.programs.evaluating import evaluate_model, report
+from maskclip.protocol import Protocol
 from maskclip.vocabulary import Vocabulary
 
 
@@ -90,7 +91,10 @@ def check_resumable(task: pl.LightningModule, checkpoint: str) -> None:
         stored = torch.load(checkpoint, map_location="cpu", weights_only=True)["hyper_parameters"]
     except Exception as cause:
         raise InputError(f"{checkpoint} is not a checkpoint of src/train.py ({type(cause).__name__})") from cause
-    differ = [key for key, value in dict(task.hparams).items() if key != "provenance" and stored.get(key) != value]
+    mine = dict(task.hparams)
+    differ = [key for key, value in mine.items() if key not in ("provenance", "protocol") and stored.get(key) != value]
+    if Protocol(**stored.get("protocol", {})) != Protocol(**mine["protocol"]):  # older checkpoints have fewer fields
+        differ.append("protocol")
     if differ:
         raise InputError(
             f"{checkpoint} was trained with other settings ({', '.join(differ)}); "

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from maskclip.errors import InputError
 from maskclip.functional import resize
-from maskclip.inference import Protocol, Segmenter
+from maskclip.inference import Segmenter
 from maskclip.models.student import Student
+from maskclip.protocol import Protocol
 
 
 @dataclass(frozen=True)

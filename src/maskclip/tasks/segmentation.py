@@ -13,7 +13,8 @@ from torch import distributed
 from torch.utils.data import DataLoader
 
 from maskclip.errors import InputError
-from maskclip.inference import Protocol, Segmenter, predict
+from maskclip.inference import Segmenter, predict
+from maskclip.protocol import Protocol
 from maskclip.segmenting.features import check_features, dense_features
 from maskclip.segmenting.inputs import Picture
 from maskclip.segmenting.loading import Loaded, make_loader
