@@ -15,11 +15,11 @@ from conftest import ROOT
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from maskclip import Released, Student, Vocabulary
+from maskclip import Protocol, Released, Student, Vocabulary
 from maskclip.clip import STRATEGIES
 from maskclip.data.corruptions import CORRUPTIONS
 from maskclip.data.transforms import TrainTransform
-from maskclip.programs.common import plain
+from maskclip.programs.common import build, plain
 
 CONF = ROOT / "conf"
 PROGRAMS = ("train", "eval", "segment", "embed", "export")
@@ -147,6 +147,57 @@ def test_the_schedules_of_the_paper(name: str, compose_cfg: Callable[..., DictCo
     assert (cfg.task.optimizer, cfg.task.momentum, cfg.task.power, cfg.task.min_lr) == ("sgd", 0.9, 0.9, 1e-4)
     assert (cfg.task.lr, cfg.task.weight_decay) == ((0.004, 1e-4) if name == "context_zero_shot" else (0.01, 5e-4))
     assert cfg.data.batch_size == 16 and cfg.student.encoder == "tu-resnet101c"
+
+
+SIDES = {**dict.fromkeys(("context59", "context60", "context459"), (None, 520)), "textures": (None, None)}
+WITH_BACKGROUND = ("voc21", "context60", "coco_object")
+SCLIP_SCALE, CLEARCLIP, PROXYCLIP = {"voc21": 65, "context60": 50, "coco_object": 50}, (0.5, 0.15, 0.4), (0.2, 0.15, 0.25)
+
+
+def of_background(name: str, values: tuple[float, ...]) -> float | None:
+    return dict(zip(WITH_BACKGROUND, values, strict=True)).get(name)
+
+
+def lineage(protocol: str, name: str) -> tuple[Any, ...]:
+    """Short side, long side, window, stride, logit scale and background threshold of a protocol on a data set."""
+    sclip = {"cityscapes": 560, "coco_stuff": 448}.get(name, 336)
+    naclip = 560 if name == "cityscapes" else 336
+    return {
+        "sclip": (sclip, 2048, 224, 112, SCLIP_SCALE.get(name, 40), of_background(name, (0.1, 0.1, 0.1))),
+        "naclip": (naclip, 2048, 224, 112, 40, of_background(name, (0.1, 0.1, 0.1))),
+        "clearclip": (448, 2048, 448, 224, 50, of_background(name, CLEARCLIP)),
+        "proxyclip": (naclip, 2048, 336, 112, 40, of_background(name, PROXYCLIP)),
+        "tcl": (448, 2048, 448, 224, None, None),
+    }[protocol]
+
+
+@pytest.mark.parametrize("data", options("data"))
+@pytest.mark.parametrize("protocol", options("protocol"))
+def test_every_protocol_on_every_data_set(protocol: str, data: str, compose_cfg: Callable[..., DictConfig]) -> None:
+    cfg = compose_cfg("eval", *overrides_for(f"data={data}"), f"protocol={protocol}", "model=maskclip_vit16")
+    built = build(cfg.protocol)
+    assert isinstance(built, Protocol)
+    name = cfg.data.name
+    if protocol in ("paper", "official"):
+        assert built == Protocol(*SIDES.get(name, (512, 2048)))
+        assert data == "folder" or built == build(compose_cfg("eval", f"data={data}").protocol)  # what the data set chooses itself
+    elif protocol == "multi_scale":
+        assert built == Protocol(scales=[224, 336, 520], long_side=2048)
+    elif protocol not in ("native", "long_520", "short_512"):
+        said = (built.short_side, built.long_side, built.window, built.stride, built.logit_scale, built.background_threshold)
+        assert said == lineage(protocol, name) and cfg.model.templates == "openai"
+        assert built.synonyms == ("best" if protocol == "tcl" else "probability")
+        assert built.background_threshold is None or cfg.classes.background
+    if protocol not in ("sclip", "naclip", "clearclip", "proxyclip", "tcl"):
+        assert cfg.model.templates == "maskclip"
+
+
+def test_protocols_leave_alone_what_has_no_sentences_or_its_own(compose_cfg: Callable[..., DictConfig]) -> None:
+    assert set(compose_cfg("eval", "protocol=sclip", "model=student").model) == {"_target_", "checkpoint"}
+    assert len(compose_cfg("eval", "protocol=sclip", "model=maskclip_textures").model.templates) == 6
+    assert compose_cfg("eval", "protocol=sclip", "model.templates=simple").model.templates == "simple"
+    segment = compose_cfg("segment", "protocol=sclip", "protocol.short_side=500")
+    assert (build(segment.protocol).short_side, build(segment.protocol).logit_scale, segment.model.templates) == (500, 40, "openai")
 
 
 def test_clip_and_maskclip_differ_in_the_strategy_only(compose_cfg: Callable[..., DictConfig]) -> None:
