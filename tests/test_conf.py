@@ -41,7 +41,7 @@ GROUPS = {
     "eval": ("model", "data", "protocol", "trainer", "paths", "classes", "sweep", "debug"),
     "embed": ("model", "classes", "paths"),
     "export": ("paths",),
-    "segment": ("model", "classes", "protocol", "paths"),
+    "segment": ("model", "classes", "protocol", "trainer", "paths"),
 }
 # what a person has to give
 NEEDED = ["model.checkpoint=x.ckpt", "data.root=photos"]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -19,6 +21,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from maskclip.clip import STRATEGIES, load_clip
+from maskclip.files import HOST
 
 TINY = ("model=maskclip_textures", "data=textures", "trainer=cpu", "data.num_workers=0")
 SMALL_STUDENT = (
@@ -176,6 +179,116 @@ def test_segment_a_folder_with_a_broken_file(tmp_path: Path) -> None:
     assert [entry["name"] for entry in legend["classes"]] == ["zebra", "brick wall"]
 
 
+SMALL_PICTURES = ("model=maskclip_textures", "classes=textures", "protocol.short_side=48", "trainer=cpu")
+
+
+def draw_photos(folder: Path, count: int) -> None:
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for number in range(count):
+        coarse = Image.fromarray(random.integers(0, 256, (4, 5, 3), dtype=np.uint8))
+        coarse.resize((64, 48), Image.Resampling.BICUBIC).save(folder / f"{number:03d}.png")
+
+
+def pixels_below(folder: Path) -> dict[str, np.ndarray]:
+    return {path.relative_to(folder).as_posix(): np.asarray(Image.open(path)) for path in folder.rglob("*.[pj][np]g")}
+
+
+def single_threaded(tmp_path: Path) -> dict[str, str]:
+    """With as many threads in each run, as two processes would share the cores: results are the same to the bit."""
+    return environment(tmp_path) | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+def segment(tmp_path: Path, *overrides: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    line = command("segment", *SMALL_PICTURES, f"hydra.run.dir={tmp_path}/log", *overrides)
+    return subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, env=single_threaded(tmp_path), timeout=300, **options)
+
+
+@pytest.mark.slow
+def test_segmenting_survives_a_kill(tmp_path: Path) -> None:
+    """SIGKILL in the middle: nothing is half-written, and the second run does what is left and only that."""
+    draw_photos(tmp_path / "photos", 200)
+    line = command("segment", *SMALL_PICTURES, "input=photos", f"hydra.run.dir={tmp_path}/log", "output=s", "soft=[confidence]")
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(line, cwd=tmp_path, env=single_threaded(tmp_path), **quiet)
+    masks, start = tmp_path / "s" / "masks", time.time()
+    while len(list(masks.glob("*.png")) if masks.is_dir() else []) < 30 and time.time() - start < 120:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (masks / f".old.png.{HOST}-{process.pid}.partial").write_text("half")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "s").rglob("*.[pj][np]g") if not path.name.startswith(("legend", "."))}
+    complete = {path.stem for path in masks.glob("[0-9]*.png")}
+    for folder in ("overlays", "confidence"):
+        complete &= {path.stem for path in (tmp_path / "s" / folder).glob("[0-9]*")}
+    assert 20 <= len(complete) < 200
+    again = segment(tmp_path, "input=photos", "output=s", "soft=[confidence]")
+    assert again.returncode == 0, again.stderr
+    assert f"{len(complete)} of 200 were there already" in again.stdout and "200 of 200 images segmented" in again.stdout
+    assert all(path.stat().st_mtime_ns == written for path, written in before.items() if path.stem in complete)
+    assert not list((tmp_path / "s").rglob(".*"))
+    assert segment(tmp_path, "input=photos", "output=whole", "soft=[confidence]").returncode == 0
+    resumed, whole = pixels_below(tmp_path / "s"), pixels_below(tmp_path / "whole")
+    assert len(resumed) == 601 and resumed.keys() == whole.keys()
+    assert all(np.array_equal(pixels, whole[name]) for name, pixels in resumed.items())
+
+
+@pytest.mark.slow
+def test_segmenting_on_two_processes(tmp_path: Path) -> None:
+    """The same files as on one, each written once, the broken ones of both listed; then with more processes than pictures."""
+    draw_photos(tmp_path / "photos", 11)
+    for number in (4, 5):
+        (tmp_path / "photos" / f"{number:03d}.png").write_text("no picture")
+    wanted = ("input=photos", "soft=[confidence,entropy]", "top=2", "features=true")
+    for name, trainer in (("one", "cpu"), ("two", "ddp_cpu")):
+        result = segment(tmp_path, *wanted, f"output={name}", f"trainer={trainer}")
+        assert result.returncode == 2 and "9 of 11 images segmented" in result.stdout, result.stderr
+        assert result.stderr.count("error: ") == 1 and "004.png" in result.stderr and "005.png" in result.stderr
+    one, two = (pixels_below(tmp_path / name) for name in ("one", "two"))
+    assert len(one) == 9 * 4 + 1 and one.keys() == two.keys() and all(np.array_equal(one[name], two[name]) for name in one)
+    for path in (tmp_path / "one").rglob("*.npz"):
+        with np.load(path) as a, np.load(tmp_path / "two" / path.relative_to(tmp_path / "one")) as b:
+            assert all(np.array_equal(a[key], b[key]) for key in a)
+    assert (tmp_path / "one" / "broken.txt").read_text() == (tmp_path / "two" / "broken.txt").read_text()
+    draw_photos(tmp_path / "mended", 6)
+    for number in (4, 5):
+        (tmp_path / "mended" / f"{number:03d}.png").replace(tmp_path / "photos" / f"{number:03d}.png")
+    fed_back = segment(tmp_path, *wanted[1:], "input=two/broken.txt", "output=two", "trainer=ddp_cpu", "trainer.devices=3")
+    assert fed_back.returncode == 0 and "2 of 2 images segmented" in fed_back.stdout, fed_back.stderr
+    assert len(list((tmp_path / "two" / "masks").iterdir())) == 11 and not (tmp_path / "two" / "broken.txt").exists()
+    refused = segment(tmp_path, "input=photos", "output=two", "trainer=ddp_cpu", "protocol.short_side=32")
+    expect_one_sentence(refused, "protocol.short_side was 48, is 32", "overwrite=true")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trainer", ["cpu", "ddp_cpu"])
+def test_segmenting_where_the_disk_does_not_take_it(tmp_path: Path, trainer: str) -> None:
+    """No file may be longer than 8 kB here: the run stops with a sentence and leaves no half file."""
+    draw_photos(tmp_path / "photos", 12)
+
+    def limited() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))
+
+    wanted = ("input=photos", "output=s", "overlays=false", "features=true", f"trainer={trainer}")
+    assert segment(tmp_path, *wanted, "output=warm").returncode == 0  # caches are larger than that
+    result = segment(tmp_path, *wanted, preexec_fn=limited)
+    assert result.returncode != 0 and "Traceback" not in result.stderr
+    assert "cannot write s/features/0" in result.stderr and "File too large" in result.stderr
+    assert not list((tmp_path / "s" / "features").iterdir())
+
+
+@pytest.mark.slow
+def test_segmenting_with_other_settings_is_refused(tmp_path: Path) -> None:
+    draw_photos(tmp_path / "photos", 2)
+    assert segment(tmp_path, "input=photos", "output=s").returncode == 0
+    expect_one_sentence(
+        segment(tmp_path, "input=photos", "output=s", "model.key_smoothing=0.8"), "model.key_smoothing was null, is 0.8", "overwrite=true"
+    )
+    anew = segment(tmp_path, "input=photos/*.png", "output=s", "model.key_smoothing=0.8", "overwrite=true")
+    assert anew.returncode == 0 and "already" not in anew.stdout, anew.stderr
+
+
 @pytest.mark.slow
 def test_more_classes_than_eight_bits_hold(tmp_path: Path) -> None:
     (tmp_path / "words.txt").write_text("".join(f"thing {i}, item {i}\n" for i in range(300)))
@@ -295,7 +408,7 @@ def test_without_weights_one_sentence(tmp_path: Path, textures_root: Path) -> No
         (("segment", "model=maskclip_textures", "input=", "classes.names=[zebra]"), "no input"),
         (("segment", "model=maskclip_textures", "input={textures}", "classes.names=[zebra]", "output=/dev/null/x"), "/dev/null"),
         (("eval", "data=folder", "data.root=.", "classes.names=[zebra]", "model=maskclip_textures"), "nothing to score without masks"),
-        (("segment", "model=maskclip_textures", "input={textures}", "classes.names=[zebra]", "device=cuda"), "there is no GPU"),
+        (("segment", "model=maskclip_textures", "input={textures}", "classes.names=[zebra]", "trainer=gpu"), "gpu"),
         (("eval", "model=maskclip_textures", "data=textures", "data.root={textures}", "data.masks='x/{{}}.png'"), "no such mask"),
         (("eval", "model=student", "model.checkpoint=nowhere", "data=textures", "data.root={textures}"), "no checkpoint nowhere"),
         (

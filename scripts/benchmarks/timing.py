@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import statistics
+import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -17,12 +20,35 @@ def seconds(call: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def compare(name: str, ours: Callable[[], object], textbook: Callable[[], object], runs: int, device: torch.device) -> None:
-    """Print one row: median seconds of both and the median ratio, after one turn that is not counted."""
-    turns = [(seconds(textbook, device), seconds(ours, device)) for _ in range(runs + 1)][1:]
-    a, b = (statistics.median(turn[i] for turn in turns) for i in (0, 1))
-    ratio = statistics.median(turn[0] / turn[1] for turn in turns)
-    print(f"{name:<24}{a:>12.3f}{b:>12.3f}{ratio:>10.2f}x")
+def take_turns(one: Callable[[], object], other: Callable[[], object], runs: int, device: torch.device) -> list[tuple[float, float]]:
+    """Seconds of both in each turn; a first turn is not counted."""
+    return [(seconds(one, device), seconds(other, device)) for _ in range(runs + 1)][1:]
+
+
+def growth(call: Callable[[], object], device: torch.device) -> float:
+    """By how many GB the memory in use grows at most during a call: torch's on a GPU, else this process's, looked at every millisecond."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call()
+        return (torch.cuda.max_memory_allocated(device) - before) / 1e9
+    before, most, done = _resident(), 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal most
+        while not done.wait(0.001):
+            most = max(most, _resident())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    call()
+    done.set()
+    watcher.join()
+    return max(most - before, 0) / 1e9
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def milliseconds(call: Callable[[int], object], runs: int) -> float:

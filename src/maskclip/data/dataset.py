@@ -154,7 +154,10 @@ class SegmentationDataset(Dataset[Sample]):
     def __getitem__(self, draw: int | Draw) -> Sample:
         index, number = (draw.image, draw.number) if isinstance(draw, Draw) else (draw, draw)
         name = self.names[index]
-        image = read_image(self.image_path(name))
+        try:
+            image = read_image(self.image_path(name))
+        except InputError as error:
+            raise InputError(f"{error} (data.skip_broken=true leaves such out)") from error
         if self.corruption is not None:
             image = corrupt(image, self.corruption, self.severity, name, self.seed)
         mask = self._mask(name, image.shape[:2], self.hide)

@@ -18,8 +18,9 @@ from urllib import request
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlsplit
 
-from maskclip.data.unpack import BLOCK, byte_bar, opened, write_block, writing
+from maskclip.data.unpack import BLOCK, byte_bar, opened, write_block
 from maskclip.errors import InputError
+from maskclip.files import writing
 
 PAUSES: tuple[float, ...] = (1, 2, 4, 8)
 """Seconds to wait after a connection broke, and so how often it may break without a single new byte."""

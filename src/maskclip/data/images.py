@@ -41,7 +41,7 @@ def read_image(path: Path) -> np.ndarray:
     except FileNotFoundError:
         raise InputError(f"no such image: {path}") from None
     except Exception as cause:  # decoders raise whatever they like at a broken file
-        raise InputError(f"cannot read the image {path}: {cause} (data.skip_broken=true leaves such out)") from cause
+        raise InputError(f"cannot read the image {path}: {cause}") from cause
 
 
 def broken_images(paths: Sequence[Path]) -> dict[Path, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 import struct
@@ -19,6 +18,7 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from maskclip.errors import InputError
+from maskclip.files import writing
 
 BLOCK = 1 << 20
 BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError)
@@ -163,17 +163,6 @@ def _reading(archive: Path) -> Iterator[None]:
         raise
     except BROKEN as cause:
         raise _BrokenError(f"the archive {archive} is broken ({cause or type(cause).__name__}): get it again") from cause
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns what goes wrong in writing to `path` into one sentence."""
-    try:
-        yield
-    except OSError as cause:
-        if cause.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise InputError(f"the disk is full, at {path}: free some space and run again, to go on from there") from cause
-        raise InputError(f"cannot write {path}: {cause.strerror or cause}") from cause
 
 
 def write_block(stream: Any, block: bytes, path: Path) -> None:

@@ -6,6 +6,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable
+from datetime import timedelta
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch.distributed.constants import default_pg_timeout
 
 from maskclip.errors import InputError
 from maskclip.results import PROJECT
@@ -89,8 +91,8 @@ def build(node: Any, **objects: Any) -> Any:
     return instantiate(node, _convert_="all", _partial_=True)(**objects)
 
 
-def build_trainer(cfg: DictConfig, **options: Any) -> pl.Trainer:
-    """The trainer of a config.
+def build_trainer(cfg: DictConfig, patience: timedelta = default_pg_timeout, **options: Any) -> pl.Trainer:
+    """The trainer of a config; over several processes, each waits for the others for so long.
 
     Over several processes, buffers are not broadcast before each forward pass: in validation one process may have an
     image more than another and would wait for ever. The tasks share them when it matters.
@@ -98,5 +100,5 @@ def build_trainer(cfg: DictConfig, **options: Any) -> pl.Trainer:
     settings = plain(cfg.trainer)
     several = settings["num_nodes"] > 1 or settings["devices"] not in (1, "1")
     if settings["strategy"] == "ddp" or (settings["strategy"] == "auto" and several):
-        options["strategy"] = DDPStrategy(broadcast_buffers=False)
+        options["strategy"] = DDPStrategy(broadcast_buffers=False, timeout=patience)
     return build({k: v for k, v in settings.items() if k not in options}, **options)

@@ -2,36 +2,108 @@
 
 from __future__ import annotations
 
+import signal
+import time
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import torch
-from omegaconf import DictConfig, OmegaConf
+import pytorch_lightning as pl
+from omegaconf import DictConfig
+from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 
-from maskclip.data.images import find_images
+from maskclip.callbacks import PictureProgress
 from maskclip.errors import InputError
 from maskclip.inference import accelerate
-from maskclip.programs.common import build, plain, words_of
-from maskclip.segment import segment_files
+from maskclip.models.maskclip import MaskCLIP
+from maskclip.models.student import Student
+from maskclip.programs.common import build, build_trainer, plain, words_of
+from maskclip.protocol import Protocol
+from maskclip.segmenting.inputs import Picture, find_pictures, write_broken
+from maskclip.segmenting.outputs import Outputs
+from maskclip.segmenting.resuming import prepare
+from maskclip.tasks import Segmentation
 from maskclip.vocabulary import Vocabulary
+
+PLACES = ("_target_", "checkpoint", "pretrained", "text_embeddings", "cache")
+"""Settings of models that say where something lies; what lies there has fingerprints."""
+PATIENCE = timedelta(days=7)
+"""How long a process that is done waits for the others, which may have larger pictures or slower cards."""
 
 
 def segment(cfg: DictConfig) -> None:
-    """`src/segment.py`: label maps, overlays and a legend for images or folders of images."""
-    if not cfg.input:
+    """`src/segment.py`: label maps, overlays and more for pictures, one legend, and a list of what could not be read."""
+    start, output = time.perf_counter(), Path(cfg.output)
+    sources = plain(cfg.input)
+    if not sources:
         raise InputError("no input: name an image or a folder, as in input=photos/")
-    sources = [Path(str(s)) for s in (cfg.input if OmegaConf.is_list(cfg.input) else [cfg.input])]
-    files = [(path, source) for source in sources for path in find_images(source)]
+    pictures = find_pictures([str(source) for source in (sources if isinstance(sources, list) else [sources])], output)
     words = words_of(cfg.classes)
-    vocabulary = Vocabulary(**words) if words["names"] else None
-    model = build(cfg.model, classes=vocabulary)
-    automatic = "cuda" if torch.cuda.is_available() else "cpu"
+    model: MaskCLIP | Student = build(cfg.model, classes=Vocabulary(**words) if words["names"] else None)
+    kinds = {key: plain(cfg[key]) for key in ("masks", "overlays", "soft", "top", "features")}
+    outputs = Outputs(output, model.vocabulary, **kinds)
+    protocol: Protocol = build(cfg.protocol)
+    settings = settings_of(cfg, model, protocol, outputs)
+    task = Segmentation(
+        accelerate(model, **plain(cfg.inference)),
+        protocol,
+        outputs,
+        partial(_prepare, outputs, pictures, settings, cfg.overwrite),
+        **{key: cfg[key] for key in ("batch", "num_workers", "num_writers")},
+    )
+    callbacks: list[pl.Callback] = [PictureProgress()] if cfg.trainer.enable_progress_bar and len(pictures) > 1 else []
+    options = {"callbacks": callbacks, "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = build_trainer(cfg, patience=PATIENCE, **options)
+    predict_all(trainer, task)
+    if trainer.is_global_zero:
+        report(task, pictures, time.perf_counter() - start)
+
+
+def settings_of(cfg: DictConfig, model: MaskCLIP | Student, protocol: Protocol, outputs: Outputs) -> dict[str, Any]:
+    """What the outputs depend on, by the names of the settings: two runs into one folder must have it in common."""
+    vocabulary, made = model.vocabulary, model.provenance
+    given = {f"model.{key}": value for key, value in plain(cfg.model).items() if key not in PLACES}
+    given |= {f"model.{key}": made[key] for key in ("templates", "text_sha256") if key in made}
+    return {
+        **given,
+        "model.weights_sha256": model.weights_sha256,
+        "classes.names": list(vocabulary.names),
+        "classes.prompts": vocabulary.words,
+        "classes.background": vocabulary.background,
+        "classes.palette": [list(colour) for colour in vocabulary.colours],
+        **{f"protocol.{name}": value for name, value in protocol.settings.items()},
+        "top": outputs.top or None,
+    }
+
+
+def _prepare(outputs: Outputs, pictures: list[Picture], settings: dict[str, Any], overwrite: bool) -> list[Picture]:
+    todo = prepare(outputs, pictures, settings, overwrite)
+    if len(todo) < len(pictures):
+        print(f"{len(pictures) - len(todo)} of {len(pictures)} were there already", flush=True)
+    return todo
+
+
+def predict_all(trainer: pl.Trainer, task: Segmentation) -> None:
+    """Run a task. Where it fails here, the processes that Lightning started are stopped: it leaves them running."""
     try:
-        device = torch.device(automatic if cfg.device == "auto" else cfg.device)
-    except RuntimeError:
-        raise InputError(f"device={cfg.device}: choose auto, cpu or cuda") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device={cfg.device}: there is no GPU that torch can use here")
-    broken = segment_files(accelerate(model.to(device), **plain(cfg.inference)), files, build(cfg.protocol), Path(cfg.output))
-    print(f"{len(files) - len(broken)} of {len(files)} images segmented; label maps, overlays and legend in {cfg.output}")
+        trainer.predict(task, return_predictions=False)
+    except BaseException as error:
+        if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
+            trainer.strategy.launcher.kill(signal.SIGKILL)  # SIGTERM waits for the first process
+        if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+            raise InputError(f"a process that reads images was killed, perhaps for its memory; try num_workers=0 ({error})") from error
+        raise
+
+
+def report(task: Segmentation, pictures: list[Picture], seconds: float) -> None:
+    """Say what was done and write the list of broken pictures. Raises `InputError` if there are any."""
+    broken, output = task.broken, task.outputs.folder
+    rate = f"{len(task.todo)} in {seconds:.0f} s; " if task.todo else ""
+    print(
+        f"{len(pictures) - len(broken)} of {len(pictures)} images segmented; {rate}{', '.join(task.outputs.kinds)} and legend in {output}"
+    )
+    write_broken(output / "broken.txt", pictures, broken)
     if broken:
-        raise InputError(f"{len(broken)} of {len(files)} images could not be read:\n  " + "\n  ".join(broken))
+        listed = "\n  ".join(why for _, why in broken[:20]) + ("\n  ..." if len(broken) > 20 else "")
+        raise InputError(f"{len(broken)} of {len(pictures)} images could not be read, see {output / 'broken.txt'}:\n  {listed}")

@@ -2,5 +2,6 @@
 
 from maskclip.tasks.evaluation import Evaluation
 from maskclip.tasks.maskclip_plus import MaskCLIPPlus
+from maskclip.tasks.segmentation import Segmentation
 
-__all__ = ["Evaluation", "MaskCLIPPlus"]
+__all__ = ["Evaluation", "MaskCLIPPlus", "Segmentation"]

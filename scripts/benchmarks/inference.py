@@ -1,0 +1,177 @@
+"""Prediction against the textbook way: whole pipeline and its parts, in every precision, time and memory."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.timing import growth, seconds, take_turns
+from maskclip import MaskCLIP, Protocol, Vocabulary, predict
+from maskclip.clip import DenseCLIP, load_clip
+from maskclip.clip.loading import create
+from maskclip.functional import cosine_logits, resize
+from maskclip.inference import accelerate
+from maskclip.results import device_name
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A picture of `image` pixels, seen by `architecture` at `short_side`, whole or in windows of 224 every 112."""
+
+    architecture: str
+    short_side: int
+    image: Size
+    classes: int
+    windows: bool = False
+
+    def __str__(self) -> str:
+        height, width = self.seen
+        sizes = f"{height}x{width} -> {self.image[0]}x{self.image[1]}"
+        way = ", windows 224/112" if self.windows else ""
+        return f"{self.architecture.removesuffix('-quickgelu')}, {sizes}, {self.classes} classes{way}"
+
+    @property
+    def protocol(self) -> Protocol:
+        return Protocol(self.short_side, window=224, stride=112) if self.windows else Protocol(self.short_side)
+
+    @property
+    def seen(self) -> Size:
+        return self.protocol.input_sizes(*self.image)[0]
+
+
+CASES = (
+    Case("ViT-B-16-quickgelu", 520, (375, 500), 59),
+    Case("ViT-B-16-quickgelu", 512, (480, 640), 171),
+    Case("ViT-B-16-quickgelu", 512, (1500, 2000), 459),
+    Case("ViT-B-16-quickgelu", 336, (375, 500), 59, windows=True),
+    Case("RN50-quickgelu", 520, (375, 500), 59),
+    Case("RN50-quickgelu", 512, (480, 640), 171),
+)
+
+
+class Textbook:
+    """What a first version would do: the whole tower in float32, one image or window at a time, all maps at full size."""
+
+    def __init__(self, model: MaskCLIP, tower: DenseCLIP, case: Case) -> None:
+        self.text, self.tower, self.case = model.text_embeddings, tower, case
+
+    def __call__(self, image: Tensor) -> Tensor:
+        pixels = resize(image[None].float() / 255, self.case.seen)
+        return self.labels(self.windows(pixels) if self.case.windows else self.logits(pixels))
+
+    def logits(self, pixels: Tensor) -> Tensor:
+        return cosine_logits(self.tower(pixels)[0], self.text)
+
+    def windows(self, pixels: Tensor) -> Tensor:
+        height, width = self.case.seen
+        total, count = pixels.new_zeros(1, self.case.classes, height, width), pixels.new_zeros(1, 1, height, width)
+        for top in range(0, max(height - 224, 0) + 112, 112):
+            for left in range(0, max(width - 224, 0) + 112, 112):
+                y, x = min(top, height - 224), min(left, width - 224)
+                total[..., y : y + 224, x : x + 224] += resize(self.logits(pixels[..., y : y + 224, x : x + 224]), (224, 224))
+                count[..., y : y + 224, x : x + 224] += 1
+        return total / count
+
+    def labels(self, logits: Tensor) -> Tensor:
+        return resize(resize(logits, self.case.seen), self.case.image).softmax(1).argmax(1)
+
+
+def operations(architecture: str, size: Size) -> dict[str, int]:
+    """Floating-point operations of one image for every strategy of the tower, and with keys; counted on the meta device."""
+    counts = {}
+    with torch.device("meta"), torch.no_grad():
+        tower = create(architecture, with_text=False).visual
+        strategies = [name for name in DenseCLIP(tower).reader.strategies if name != "proxyclip"]  # it depends on the proxy
+        for name, keys in [*((name, False) for name in strategies), ("maskclip", True)]:
+            clip = DenseCLIP(tower, name).to("meta")
+            with FlopCounterMode(display=False) as counter:
+                clip(torch.empty(1, 3, *size), with_keys=keys)
+            counts[f"{name}, with keys" if keys else name] = counter.get_total_flops()
+    return counts
+
+
+def rate(dtype: torch.dtype, device: torch.device) -> float:
+    """Operations a second of a large matrix product: what the machine can do."""
+    side = 8192 if device.type == "cuda" else 2048
+    a = torch.randn(side, side, device=device, dtype=dtype)
+    return 2 * side**3 / min(seconds(lambda: a @ a, device) for _ in range(5))
+
+
+def build(case: Case, strategy: str, device: torch.device) -> MaskCLIP:
+    """MaskCLIP with random weights and words."""
+    torch.manual_seed(0)
+    clip = DenseCLIP(load_clip(case.architecture, None, with_text=False).visual, strategy)
+    dim = clip(torch.zeros(1, 3, 224, 224))[0].shape[1]
+    words = Vocabulary([f"class {number}" for number in range(case.classes)])
+    return MaskCLIP(clip, words, torch.nn.functional.normalize(torch.randn(case.classes, dim), dim=1)).to(device)
+
+
+@torch.inference_mode()
+def benchmark_case(case: Case, runs: int, device: torch.device, precisions: list[str], compile_it: bool, batch: int) -> None:
+    """Print one block: the textbook way, then every way of this project, each with its parts, its ratio and its memory."""
+    model, plain = build(case, "maskclip", device), build(case, "clip", device)
+    textbook = Textbook(plain, plain.clip, case)
+    image = torch.randint(0, 256, (3, *case.image), dtype=torch.uint8, device=device)
+    print(f"\n{case}\n{'':<26}{'s/image':>9}{'ratio':>8}{'tower':>9}{'labels':>9}{'GB':>8}{'GFLOP/s':>9}")
+    pixels = resize(image[None].float() / 255, case.seen)
+    coarse = None if case.windows else textbook.logits(pixels)
+    parts = [] if coarse is None else [lambda: plain.clip(pixels), lambda: textbook.labels(coarse)]
+    base, *split = (statistics.median(seconds(call, device) for _ in range(runs)) for call in (lambda: textbook(image), *parts))
+    print_row("textbook, fp32", base, 1.0, split, growth(lambda: textbook(image), device), None)
+    work = None if case.windows else operations(case.architecture, case.seen)["maskclip"]
+    ways = [(precision, compiled) for compiled in ((False, True) if compile_it else (False,)) for precision in precisions]
+    for precision, compiled in ways:
+        ours = accelerate(model, compile=compiled)
+        protocol = Protocol(**{**case.protocol.settings, "precision": precision, "batch": max(batch, 8)})
+        ratio, each = measure(lambda p=protocol, m=ours: predict(m, [image] * batch, p), lambda: textbook(image), batch, runs, device)
+        towers = tower_seconds(ours, pixels, precision, runs, device) if coarse is not None else []
+        memory = growth(lambda p=protocol, m=ours: predict(m, [image] * batch, p), device)
+        speed = None if work is None or not towers else work / towers[0]
+        name = f"here, {precision}{', compiled' if compiled else ''}{f', batch {batch}' if batch > 1 else ''}"
+        print_row(name, each, ratio, [*towers, *([each - towers[0]] if towers else [])], memory, speed)
+
+
+def measure(ours: Callable[[], object], textbook: Callable[[], object], batch: int, runs: int, device: torch.device) -> tuple[float, float]:
+    """The median ratio to the textbook way, and the median seconds of an image."""
+    turns = take_turns(textbook, ours, runs, device)
+    return statistics.median(batch * a / b for a, b in turns), statistics.median(b / batch for _, b in turns)
+
+
+def tower_seconds(model: MaskCLIP, pixels: Tensor, precision: str, runs: int, device: torch.device) -> list[float]:
+    """Seconds of the tower and the head for one image, in a list."""
+    kind = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+    def call() -> None:
+        with torch.autocast(device.type, kind, enabled=kind is not None):
+            model(pixels)
+
+    call()
+    return [statistics.median(seconds(call, device) for _ in range(runs))]
+
+
+def print_row(name: str, each: float, ratio: float, split: list[float], memory: float, speed: float | None) -> None:
+    parts = "".join(f"{part:>9.3f}" for part in split) or " " * 18
+    print(f"{name:<26}{each:>9.3f}{ratio:>7.2f}x{parts}{memory:>8.2f}{'' if speed is None else f'{speed / 1e9:>9.0f}'}", flush=True)
+
+
+def benchmark_inference(runs: int, device: torch.device, precisions: list[str], compile_it: bool, batch: int, only: list[int]) -> None:
+    """Print the machine, what it can do, and a block for every case."""
+    rates = ", ".join(f"{name} {rate(kind, device) / 1e9:.0f}" for name, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16)))
+    print(f"{device_name(device)}, torch {torch.__version__}, {torch.get_num_threads()} threads, medians of {runs} turns")
+    print(f"matrix products: {rates} GFLOP/s. Random weights and pixels: no class can be left out.")
+    for number in only or range(len(CASES)):
+        benchmark_case(CASES[number], runs, device, precisions, compile_it, batch)
+
+
+def print_operations(architecture: str, size: Size) -> None:
+    """Print the operations of every strategy."""
+    print(f"{architecture} at {size[0]}x{size[1]}: operations of the tower\n{'':<24}{'GFLOP':>12}")
+    for name, count in operations(architecture, size).items():
+        print(f"{name:<24}{count / 1e9:>12.1f}")

@@ -1,0 +1,44 @@
+"""Dense features in the space of the text embeddings, for whoever wants to search or cluster instead of naming classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from maskclip.errors import InputError
+from maskclip.functional import resize
+from maskclip.inference import Segmenter
+from maskclip.models.student import Student
+from maskclip.protocol import Protocol
+
+
+@dataclass(frozen=True)
+class Features:
+    """`features` (D, h, w) of unit length: cosines with text embeddings are their dot products.
+
+    The network saw the picture scaled to `input_size` (height, width); the grid covers `covered_size`, which is that and
+    what was padded at the bottom and right.
+    """
+
+    features: Tensor
+    input_size: tuple[int, int]
+    covered_size: tuple[int, int]
+
+
+def check_features(protocol: Protocol) -> None:
+    """Raise `InputError` for a protocol with several looks at a picture: their features are on no common grid."""
+    if protocol.window is not None or protocol.scales is not None or protocol.flip:
+        raise InputError("features=true needs a protocol that looks at a picture once: leave out window, scales and flip")
+
+
+@torch.inference_mode()
+def dense_features(model: Segmenter, image: Tensor, protocol: Protocol) -> Features:
+    """Features of a picture (3, H, W) uint8, on the CPU; the whole picture goes in at once, in full precision."""
+    seen = resize(image[None].float() / 255, protocol.input_sizes(image.shape[1], image.shape[2])[0])
+    with torch.autocast(seen.device.type, enabled=False):
+        found = model.features(seen) if isinstance(model, Student) else model.clip(seen)[0]  # type: ignore[attr-defined]
+    height, width = seen.shape[-2:]
+    return Features(F.normalize(found.float(), dim=1)[0].cpu(), (height, width), model.covered_size(height, width))

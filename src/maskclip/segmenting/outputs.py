@@ -1,0 +1,126 @@
+"""What is written for a picture, and where."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from maskclip.data.images import write_atomically, write_mask
+from maskclip.errors import InputError
+from maskclip.files import replacing, write_json, writing
+from maskclip.inference import Prediction
+from maskclip.pictures import legend, overlay
+from maskclip.segmenting.features import Features
+from maskclip.vocabulary import Vocabulary
+
+FOLDERS = {
+    "masks": (".png", "class indices, palette PNG (16-bit grey with more than 254 classes)"),
+    "overlays": (".jpg", "the picture with its classes in colour"),
+    "confidence": (".png", "16-bit grey: value / 65535 is the probability of the best class"),
+    "margin": (".png", "16-bit grey: value / 65535 is the probability of the best class less that of the second"),
+    "entropy": (".png", "16-bit grey: value / 65535 is the entropy of the probabilities over log(number of classes), 0 sure, 1 unsure"),
+    "top": (".npz", "top_classes (K, H, W) class indices, best first; top_probabilities (K, H, W) float16"),
+    "features": (".npz", "features (D, h, w) float16 of unit length, of the picture scaled to input_size; they cover covered_size"),
+}
+"""The folders of outputs: the suffix of the files in each, and what they are."""
+SOFT = ("confidence", "margin", "entropy")
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What is written into `folder` for every picture: `soft` are some of `SOFT`, `top` how many best classes.
+
+    photos/a/cat.jpg, with the name a/cat, becomes `folder`/masks/a/cat.png, `folder`/overlays/a/cat.jpg and so on, as
+    `FOLDERS` has them. Raises `InputError` if there is nothing to write, or more than there is.
+    """
+
+    folder: Path
+    vocabulary: Vocabulary
+    masks: bool = True
+    overlays: bool = True
+    soft: Sequence[str] = ()
+    top: int = 0
+    features: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.soft, str) or (strangers := [name for name in self.soft if name not in SOFT]):
+            said = self.soft if isinstance(self.soft, str) else strangers[0]
+            raise InputError(f"soft={said}: give a list of some of {', '.join(SOFT)}, as in soft=[{SOFT[0]}]")
+        if not isinstance(self.top, int) or not 0 <= self.top <= len(self.vocabulary):
+            raise InputError(f"top={self.top}: give a number from 0 to {len(self.vocabulary)}, as many as there are classes")
+        if not self.kinds:
+            raise InputError("nothing to write: masks=false and overlays=false leave only soft, top and features, and none is asked for")
+
+    @property
+    def kinds(self) -> list[str]:
+        """The folders in use."""
+        chosen = {"masks": self.masks, "overlays": self.overlays, "top": self.top > 0, "features": self.features}
+        return [kind for kind in FOLDERS if chosen.get(kind, kind in self.soft)]
+
+    def path(self, kind: str, name: str) -> Path:
+        """Where the output of a kind goes for the picture of this name."""
+        return self.folder / kind / (name + FOLDERS[kind][0])
+
+    def write_legend(self) -> None:
+        """Write legend.json and legend.png: the classes, their colours, and what lies in which folder."""
+        names, palette = list(self.vocabulary.names), self.vocabulary.colours
+        classes = [{"index": i, "name": n, "colour": list(c)} for i, (n, c) in enumerate(zip(names, palette, strict=True))]
+        files = {
+            f"{kind}/*{suffix}": meaning
+            for kind, (suffix, meaning) in FOLDERS.items()
+            if (self.folder / kind).is_dir() or kind in self.kinds
+        }
+        write_json(self.folder / "legend.json", {"classes": classes, "files": files})
+        write_atomically(legend(names, palette, width=640), self.folder / "legend.png")
+
+    def write(self, name: str, pixels: np.ndarray, prediction: Prediction, features: Features | None = None) -> None:
+        """Write all that is asked for of a picture (H, W, 3) uint8. Raises `InputError` if the disk does not take it."""
+        labels = prediction.labels.numpy()
+        writers: dict[str, Callable[[Path], None]] = {
+            "masks": lambda path: write_mask(path, labels, self.vocabulary.colours),
+            "overlays": lambda path: self._write_overlay(path, pixels, labels),
+            "top": lambda path: self._write_top(path, prediction),
+            "features": lambda path: self._write_features(path, features),
+            "confidence": lambda path: write_grey(path, prediction.confidence),
+            "margin": lambda path: write_grey(path, prediction.margin),
+            "entropy": lambda path: write_grey(path, prediction.entropy, whole=math.log(max(2, len(self.vocabulary)))),
+        }
+        for kind in self.kinds:
+            path = self.path(kind, name)
+            with writing(path):
+                writers[kind](path)
+
+    def _write_overlay(self, path: Path, pixels: np.ndarray, labels: np.ndarray) -> None:
+        picture = overlay(pixels, labels, self.vocabulary.colours)
+        write_atomically(Image.fromarray(picture), path, quality=92)
+
+    def _write_top(self, path: Path, prediction: Prediction) -> None:
+        assert prediction.top_classes is not None and prediction.top_probabilities is not None
+        kind = np.uint8 if len(self.vocabulary) <= 256 else np.uint16
+        classes, probabilities = prediction.top_classes.numpy().astype(kind), prediction.top_probabilities.numpy().astype(np.float16)
+        write_arrays(path, np.savez_compressed, top_classes=classes, top_probabilities=probabilities)
+
+    def _write_features(self, path: Path, features: Features | None) -> None:
+        assert features is not None
+        sizes = {"covered_size": np.array(features.covered_size), "input_size": np.array(features.input_size)}
+        write_arrays(path, np.savez, features=features.features.numpy().astype(np.float16), **sizes)
+
+
+def write_grey(path: Path, values: Tensor | None, whole: float = 1.0) -> None:
+    """Write values (H, W) in 0..`whole` as a 16-bit grey PNG, 65535 being `whole`. Atomic."""
+    assert values is not None
+    grey = (values.float() / whole).clamp(0, 1).mul(65535).round().numpy().astype(np.uint16)
+    write_atomically(Image.fromarray(grey), path)
+
+
+def write_arrays(path: Path, save: Callable[..., None], **arrays: Any) -> None:
+    """Write arrays to an npz file with `save`, numpy's savez or savez_compressed. Atomic."""
+    with replacing(path) as partial, partial.open("wb") as stream:
+        save(stream, **arrays)

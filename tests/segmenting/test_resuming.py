@@ -1,0 +1,146 @@
+"""A run goes on where another one stopped, or says why not."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maskclip import InputError, Vocabulary
+from maskclip.segmenting.inputs import Picture, find_pictures
+from maskclip.segmenting.outputs import Outputs
+from maskclip.segmenting.resuming import prepare
+
+SETTINGS: dict[str, Any] = {"model.weights_sha256": "abc", "classes.names": ["cat", "sky"], "protocol.short_side": 512, "top": None}
+WORDS = Vocabulary(["cat", "sky"])
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    (tmp_path / "photos").mkdir()
+    for name in "abc":
+        (tmp_path / "photos" / f"{name}.png").write_text("")
+    return tmp_path / "photos"
+
+
+def outputs_in(tmp_path: Path, **kinds: Any) -> Outputs:
+    return Outputs(tmp_path / "out", WORDS, **kinds)
+
+
+def pictures_of(*sources: Path) -> list[Picture]:
+    return find_pictures([str(source) for source in sources], Path("/nowhere"))
+
+
+def write(outputs: Outputs, *names: str) -> None:
+    for name in names:
+        for kind in outputs.kinds:
+            outputs.path(kind, name).parent.mkdir(parents=True, exist_ok=True)
+            outputs.path(kind, name).write_text("")
+
+
+def todo(outputs: Outputs, pictures: list[Picture], overwrite: bool = False, **settings: Any) -> list[str]:
+    return [picture.name for picture in prepare(outputs, pictures, SETTINGS | settings, overwrite)]
+
+
+def test_what_is_there_is_not_done_again(tmp_path: Path, photos: Path) -> None:
+    outputs, pictures = outputs_in(tmp_path), pictures_of(photos)
+    assert todo(outputs, pictures) == ["a", "b", "c"]
+    write(outputs, "a", "c")
+    assert todo(outputs, pictures) == ["b"]
+    outputs.path("overlays", "c").unlink()
+    assert todo(outputs, pictures) == ["b", "c"]
+    assert todo(outputs_in(tmp_path, overlays=False), pictures) == ["b"]
+    assert todo(outputs_in(tmp_path, soft=["margin"]), pictures) == ["a", "b", "c"]
+
+
+def test_a_picture_that_was_changed_is_done_again(tmp_path: Path, photos: Path) -> None:
+    outputs, pictures = outputs_in(tmp_path), pictures_of(photos)
+    todo(outputs, pictures)
+    write(outputs, "a", "b", "c")
+    later = outputs.path("masks", "a").stat().st_mtime + 5
+    os.utime(photos / "b.png", (later, later))
+    assert todo(outputs, pictures) == ["b"]
+
+
+def test_other_settings_are_refused_unless_all_is_done_anew(tmp_path: Path, photos: Path) -> None:
+    outputs, pictures = outputs_in(tmp_path), pictures_of(photos)
+    todo(outputs, pictures)
+    write(outputs, "a", "b", "c")
+    (tmp_path / "out" / "masks" / "notes.txt").write_text("somebody's")
+    with pytest.raises(InputError, match=r'classes.names was \["cat", "sky"\], is \["cat"\]; protocol.flip was null, is true\): name'):
+        todo(outputs, pictures, **{"classes.names": ["cat"], "protocol.flip": True})
+    assert todo(outputs, pictures, overwrite=True, **{"classes.names": ["cat"]}) == ["a", "b", "c"]
+    left = {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert left == {"notes.txt", "legend.json", "legend.png", "segment.json"}
+    assert json.loads((tmp_path / "out" / "segment.json").read_text())["settings"]["classes.names"] == ["cat"]
+
+
+def test_only_another_number_of_best_classes_differs(tmp_path: Path, photos: Path) -> None:
+    pictures = pictures_of(photos)
+    todo(outputs_in(tmp_path), pictures)
+    todo(outputs_in(tmp_path, top=2), pictures, top=2)
+    todo(outputs_in(tmp_path), pictures)
+    with pytest.raises(InputError, match="top was 2, is 1"):
+        todo(outputs_in(tmp_path, top=1), pictures, top=1)
+
+
+def test_a_kill_while_old_outputs_are_removed(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs, pictures = outputs_in(tmp_path), pictures_of(photos)
+    todo(outputs, pictures)
+    write(outputs, "a", "b", "c")
+    real = Path.unlink
+
+    def killed(path: Path, missing_ok: bool = False) -> None:
+        if path.suffix == ".png":
+            raise KeyboardInterrupt
+        real(path, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            todo(outputs, pictures, overwrite=True, **{"protocol.short_side": 100})
+    with pytest.raises(InputError, match="say overwrite=true again"):
+        todo(outputs, pictures, **{"protocol.short_side": 100})
+    assert len(todo(outputs, pictures, overwrite=True, **{"protocol.short_side": 100})) == 3
+
+
+def test_files_of_others_are_left_alone(tmp_path: Path, photos: Path) -> None:
+    outputs = outputs_in(tmp_path)
+    write(outputs, "a")
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match=r"has files in masks, overlays and no segment\.json"):
+            todo(outputs, pictures_of(photos), overwrite=overwrite)
+    assert outputs.path("masks", "a").exists()
+    (tmp_path / "out" / "segment.json").write_text("[]")
+    with pytest.raises(InputError, match="is not the record of a run"):
+        todo(outputs, pictures_of(photos))
+
+
+def test_pictures_of_the_same_name_from_elsewhere(tmp_path: Path, photos: Path) -> None:
+    outputs = outputs_in(tmp_path)
+    todo(outputs, pictures_of(photos))
+    write(outputs, "a")
+    (tmp_path / "other").mkdir()
+    for name in ("a", "z"):
+        (tmp_path / "other" / f"{name}.png").write_text("")
+    with pytest.raises(InputError, match=r"masks/a\.png is not of .*other/a\.png but of a picture in .*photos: name another output"):
+        todo(outputs, pictures_of(tmp_path / "other"))
+    assert todo(outputs, pictures_of(tmp_path / "other" / "z.png")) == ["z"]
+    assert todo(outputs, pictures_of(photos)) == ["b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "said"),
+    [
+        ({"soft": ["certainty"]}, "soft=certainty: give a list of some of confidence, margin, entropy"),
+        ({"soft": "margin"}, "soft=margin: give a list"),
+        ({"top": 3}, "top=3: give a number from 0 to 2"),
+        ({"masks": False, "overlays": False}, "nothing to write"),
+    ],
+)
+def test_outputs_that_cannot_be(kinds: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        Outputs(Path("out"), WORDS, **kinds)
