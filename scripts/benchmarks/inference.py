@@ -5,12 +5,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.timing import growth, seconds, take_turns
+from benchmarks.timing import growth, median_seconds, seconds, take_turns
 from maskclip import MaskCLIP, Protocol, Vocabulary, predict
 from maskclip.clip import DenseCLIP, load_clip
 from maskclip.clip.loading import create
@@ -83,6 +84,19 @@ class Textbook:
         return resize(resize(logits, self.case.seen), self.case.image).softmax(1).argmax(1)
 
 
+class Fixed:
+    """A model that has always the same logits: what is left of a prediction is the label stage."""
+
+    def __init__(self, model: MaskCLIP, logits: Tensor) -> None:
+        self.model, self.logits = model, logits
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def __call__(self, image: Tensor, **_: Any) -> Tensor:
+        return self.logits
+
+
 def operations(architecture: str, size: Size) -> dict[str, int]:
     """Floating-point operations of one image for every strategy of the tower, and with keys; counted on the meta device."""
     counts = {}
@@ -123,7 +137,7 @@ def benchmark_case(case: Case, runs: int, device: torch.device, precisions: list
     pixels = resize(image[None].float() / 255, case.seen)
     coarse = None if case.windows else textbook.logits(pixels)
     parts = [] if coarse is None else [lambda: plain.clip(pixels), lambda: textbook.labels(coarse)]
-    base, *split = (statistics.median(seconds(call, device) for _ in range(runs)) for call in (lambda: textbook(image), *parts))
+    base, *split = (median_seconds(call, runs, device) for call in (lambda: textbook(image), *parts))
     print_row("textbook, fp32", base, 1.0, split, growth(lambda: textbook(image), device), None)
     work = None if case.windows else operations(case.architecture, case.seen)["maskclip"]
     ways = [(precision, compiled) for compiled in ((False, True) if compile_it else (False,)) for precision in precisions]
@@ -131,11 +145,10 @@ def benchmark_case(case: Case, runs: int, device: torch.device, precisions: list
         ours = accelerate(model, compile=compiled)
         protocol = Protocol(**{**case.protocol.settings, "precision": precision, "batch": max(batch, 8)})
         ratio, each = measure(lambda p=protocol, m=ours: predict(m, [image] * batch, p), lambda: textbook(image), batch, runs, device)
-        towers = tower_seconds(ours, pixels, precision, runs, device) if coarse is not None else []
         memory = growth(lambda p=protocol, m=ours: predict(m, [image] * batch, p), device)
-        speed = None if work is None or not towers else work / towers[0]
         name = f"here, {precision}{', compiled' if compiled else ''}{f', batch {batch}' if batch > 1 else ''}"
-        print_row(name, each, ratio, [*towers, *([each - towers[0]] if towers else [])], memory, speed)
+        split = [] if coarse is None else parts_of(ours, pixels.expand(batch, -1, -1, -1), coarse, case, precision, runs, device)
+        print_row(name, each, ratio, split, memory, None if work is None else work / split[0])
 
 
 def measure(ours: Callable[[], object], textbook: Callable[[], object], batch: int, runs: int, device: torch.device) -> tuple[float, float]:
@@ -144,16 +157,19 @@ def measure(ours: Callable[[], object], textbook: Callable[[], object], batch: i
     return statistics.median(batch * a / b for a, b in turns), statistics.median(b / batch for _, b in turns)
 
 
-def tower_seconds(model: MaskCLIP, pixels: Tensor, precision: str, runs: int, device: torch.device) -> list[float]:
-    """Seconds of the tower and the head for one image, in a list."""
+def parts_of(model: MaskCLIP, pixels: Tensor, coarse: Tensor, case: Case, precision: str, runs: int, device: torch.device) -> list[float]:
+    """Seconds of an image in the tower with its head, and in the label stage."""
     kind = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    image = torch.zeros(3, *case.image, dtype=torch.uint8, device=device)
 
-    def call() -> None:
+    def tower() -> None:
         with torch.autocast(device.type, kind, enabled=kind is not None):
             model(pixels)
 
-    call()
-    return [statistics.median(seconds(call, device) for _ in range(runs))]
+    def labels() -> None:
+        predict(Fixed(model, coarse), [image], case.protocol)
+
+    return [median_seconds(tower, runs, device) / len(pixels), median_seconds(labels, runs, device)]
 
 
 def print_row(name: str, each: float, ratio: float, split: list[float], memory: float, speed: float | None) -> None:

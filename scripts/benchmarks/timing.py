@@ -20,6 +20,11 @@ def seconds(call: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
+def median_seconds(call: Callable[[], object], runs: int, device: torch.device) -> float:
+    """Of one call, after one that is not counted."""
+    return statistics.median([seconds(call, device) for _ in range(runs + 1)][1:])
+
+
 def take_turns(one: Callable[[], object], other: Callable[[], object], runs: int, device: torch.device) -> list[tuple[float, float]]:
     """Seconds of both in each turn; a first turn is not counted."""
     return [(seconds(one, device), seconds(other, device)) for _ in range(runs + 1)][1:]

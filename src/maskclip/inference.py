@@ -89,11 +89,15 @@ class _Look:
 
 
 def accelerate(model: S, compile: bool = False, channels_last: bool = False) -> S:
-    """The model itself, to be compiled when it is first called, its convolutions in the layout that tensor cores want."""
+    """The model itself, to be compiled when it is first called, its convolutions in the layout that tensor cores want.
+
+    Compiled on a CPU, weights are taken as constants and laid out for the library that multiplies them: later changes to them
+    are not seen.
+    """
     if channels_last:
         model.to(memory_format=torch.channels_last)
     if compile:
-        model.compile()
+        model.compile(options=None if torch.cuda.is_available() else {"freezing": True})
     return model
 
 
