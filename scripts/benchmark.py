@@ -34,7 +34,7 @@ def parse() -> argparse.Namespace:
     add("--architecture", default="ViT-B-16-quickgelu", help="operations: any of open_clip's (default: %(default)s)")
     add("--size", type=int, nargs=2, default=(520, 693), metavar=("H", "W"), help="operations: input of the network (default: 520 693)")
     add("--case", type=int, nargs="*", help=f"inference: numbers of cases (default: all, 0 to {len(CASES) - 1})")
-    add("--runs", type=int, default=5, help="turns (default: %(default)s)")
+    add("--runs", type=int, default=3, help="turns (default: %(default)s)")
     add("--experiment", default="context_zero_shot", help="training: whose step (default: %(default)s)")
     add("--batch", type=int, help="images at a time (default: inference 1, training 2)")
     add("--precision", default="fp32", help="fp32, bf16 or fp16; inference: several, as in fp32,bf16 (default: %(default)s)")

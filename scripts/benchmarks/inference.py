@@ -50,7 +50,7 @@ class Case:
 CASES = (
     Case("ViT-B-16-quickgelu", 520, (375, 500), 59),
     Case("ViT-B-16-quickgelu", 512, (480, 640), 171),
-    Case("ViT-B-16-quickgelu", 512, (1500, 2000), 459),
+    Case("ViT-B-16-quickgelu", 512, (750, 1000), 459),
     Case("ViT-B-16-quickgelu", 336, (375, 500), 59, windows=True),
     Case("RN50-quickgelu", 520, (375, 500), 59),
     Case("RN50-quickgelu", 512, (480, 640), 171),
