@@ -5,9 +5,12 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from hydra import compose, initialize_config_dir
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -15,11 +18,15 @@ from benchmarks.timing import growth, median_seconds, seconds, take_turns
 from maskclip import MaskCLIP, Protocol, Vocabulary, predict
 from maskclip.clip import DenseCLIP, load_clip
 from maskclip.clip.loading import create
+from maskclip.data.textures import draw_scene
 from maskclip.functional import cosine_logits, resize
 from maskclip.inference import accelerate
+from maskclip.programs.common import build as build_node
+from maskclip.programs.common import words_of
 from maskclip.results import device_name
 
 Size = tuple[int, int]
+CONF = Path(__file__).resolve().parent.parent.parent / "conf"
 
 
 @dataclass(frozen=True)
@@ -181,9 +188,26 @@ def benchmark_inference(runs: int, device: torch.device, precisions: list[str], 
     """Print the machine, what it can do, and a block for every case."""
     rates = ", ".join(f"{name} {rate(kind, device) / 1e9:.0f}" for name, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16)))
     print(f"{device_name(device)}, torch {torch.__version__}, {torch.get_num_threads()} threads, medians of {runs} turns")
+    for precision in precisions:
+        if precision != "fp32":
+            print(
+                f"labels in {precision} as in fp32: {100 * agreement(precision, device):.2f} % of the pixels of drawn scenes (shipped CLIP)"
+            )
     print(f"matrix products: {rates} GFLOP/s. Random weights and pixels: no class can be left out.")
     for number in only or range(len(CASES)):
         benchmark_case(CASES[number], runs, device, precisions, compile_it, batch)
+
+
+@torch.inference_mode()
+def agreement(precision: str, device: torch.device, scenes: int = 30) -> float:
+    """The share of pixels of drawn scenes that the shipped CLIP labels in half precision as in float32."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("eval", overrides=["model=maskclip_textures", "data=textures"])
+    model = build_node(cfg.model, classes=Vocabulary(**words_of(cfg.classes))).to(device)
+    drawn = (draw_scene(np.random.default_rng([1, number]), (96, 128)).image for number in range(scenes))
+    images = [torch.from_numpy(scene).permute(2, 0, 1) for scene in drawn]
+    full, half = (predict(model, images, Protocol(precision=name)) for name in ("fp32", precision))
+    return torch.stack([(a.labels == b.labels).float().mean() for a, b in zip(full, half, strict=True)]).mean().item()
 
 
 def print_operations(architecture: str, size: Size) -> None:
