@@ -1,7 +1,7 @@
 """Train MaskCLIP+: a segmentation network on CLIP's free labels, then on its own.
 
 python src/train.py experiment=textures_annotation_free
-python src/train.py experiment=context_zero_shot trainer.devices=4
+python src/train.py experiment=context_zero_shot trainer=ddp
 """
 
 import hydra

@@ -406,6 +406,12 @@ def test_without_weights_one_sentence(tmp_path: Path, textures_root: Path) -> No
             "not a checkpoint",
         ),
         (("segment", "model=maskclip_textures", "input=", "classes.names=[zebra]"), "no input"),
+        (
+            ("segment", "model=maskclip_textures", "input={textures}", "classes.names=[zebra]", "overwrite=no"),
+            "overwrite=no: give true or false",
+        ),
+        (("segment", "model=maskclip_textures", "input={textures}", "classes.names=[zebra]", "masks=no"), "masks=no: give true or false"),
+        (("segment", "model=maskclip_textures", "input={textures}", "classes.names=[zebra]", "output=null"), "output=null"),
         (("segment", "model=maskclip_textures", "input={textures}", "classes.names=[zebra]", "output=/dev/null/x"), "/dev/null"),
         (("eval", "data=folder", "data.root=.", "classes.names=[zebra]", "model=maskclip_textures"), "nothing to score without masks"),
         (("segment", "model=maskclip_textures", "input={textures}", "classes.names=[zebra]", "trainer=gpu"), "gpu"),

@@ -14,6 +14,7 @@ import torch
 from maskclip import InputError, MaskCLIP, Vocabulary, load_student
 from maskclip.data.datamodule import SegmentationData
 from maskclip.functional import UNLABELLED, resize, upsample_logits
+from maskclip.programs.training import check_resumable
 from maskclip.tasks import MaskCLIPPlus
 
 NETWORK: dict[str, Any] = {"encoder": "resnet18", "weights": None, "decoder_channels": 16, "encoder_depth": 3, "decoder_aspp_dropout": 0.0}
@@ -267,6 +268,14 @@ def test_a_resumed_run_is_the_run(tiny: MaskCLIP, textures_root: Path, tmp_path:
     assert before.phases + after.phases == phases.phases == [(0, True), (1, True), (2, True), (3, False)]
     for name, value in whole.student.state_dict().items():
         assert torch.equal(value, second.student.state_dict()[name]), name
+
+
+def test_a_checkpoint_from_before_an_option_resumes_with_its_default(tiny: MaskCLIP, tmp_path: Path) -> None:
+    stored = {key: value for key, value in make_task(tiny).hparams.items() if key != "flip"}
+    torch.save({"hyper_parameters": stored}, tmp_path / "old.ckpt")
+    check_resumable(make_task(tiny), str(tmp_path / "old.ckpt"))
+    with pytest.raises(InputError, match=r"other settings \(flip\)"):
+        check_resumable(make_task(tiny, flip=True), str(tmp_path / "old.ckpt"))
 
 
 class StopAt(pl.Callback):

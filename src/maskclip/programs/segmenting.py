@@ -34,8 +34,12 @@ PATIENCE = timedelta(days=7)
 
 def segment(cfg: DictConfig) -> None:
     """`src/segment.py`: label maps, overlays and more for pictures, one legend, and a list of what could not be read."""
-    start, output = time.perf_counter(), Path(cfg.output)
-    sources = plain(cfg.input)
+    start, sources = time.perf_counter(), plain(cfg.input)
+    if cfg.output is None:
+        raise InputError("output=null: name a folder, as in output=masks/")
+    if not isinstance(cfg.overwrite, bool):
+        raise InputError(f"overwrite={cfg.overwrite}: give true or false; nothing was removed")
+    output = Path(cfg.output)
     if not sources:
         raise InputError("no input: name an image or a folder, as in input=photos/")
     pictures = find_pictures([str(source) for source in (sources if isinstance(sources, list) else [sources])], output)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ProgressBar
+from pytorch_lightning.utilities import rank_zero_only
 
 from maskclip.callbacks import AtomicCheckpoints, Pace
 from maskclip.data.datamodule import SegmentationData
@@ -29,8 +31,10 @@ def train(cfg: DictConfig) -> float | None:
     card, _ = train_student(cfg, output)
     if card is None:
         checkpoint = output / "checkpoints" / "last.ckpt"
-        print("No masks, so nothing is scored. To use the student:")
-        print(f"  python src/segment.py model=student model.checkpoint={checkpoint} input=photos/")
+        rank_zero_only(print)(
+            f"No masks, so nothing is scored. To use the student:\n  python src/segment.py model=student model.checkpoint={checkpoint} "
+            "input=photos/"
+        )
         return None
     report(card, output)
     return card["miou"]
@@ -107,7 +111,8 @@ def check_resumable(task: pl.LightningModule, checkpoint: str) -> None:
     except Exception as cause:
         raise InputError(f"{checkpoint} is not a checkpoint of src/train.py ({type(cause).__name__})") from cause
     mine = dict(task.hparams)
-    differ = [key for key, value in mine.items() if key not in ("provenance", "protocol") and stored.get(key) != value]
+    defaults = {name: parameter.default for name, parameter in signature(type(task)).parameters.items()}  # of keys that came later
+    differ = [key for key, value in mine.items() if key not in ("provenance", "protocol") and stored.get(key, defaults[key]) != value]
     if Protocol(**stored.get("protocol", {})) != Protocol(**mine["protocol"]):  # older checkpoints have fewer fields
         differ.append("protocol")
     if differ:

@@ -53,7 +53,10 @@ class Outputs:
         if isinstance(self.soft, str) or (strangers := [name for name in self.soft if name not in SOFT]):
             said = self.soft if isinstance(self.soft, str) else strangers[0]
             raise InputError(f"soft={said}: give a list of some of {', '.join(SOFT)}, as in soft=[{SOFT[0]}]")
-        if not isinstance(self.top, int) or not 0 <= self.top <= len(self.vocabulary):
+        for name in ("masks", "overlays", "features"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"{name}={getattr(self, name)}: give true or false")
+        if not isinstance(self.top, int) or isinstance(self.top, bool) or not 0 <= self.top <= len(self.vocabulary):
             raise InputError(f"top={self.top}: give a number from 0 to {len(self.vocabulary)}, as many as there are classes")
         if not self.kinds:
             raise InputError("nothing to write: masks=false and overlays=false leave only soft, top and features, and none is asked for")

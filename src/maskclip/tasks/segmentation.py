@@ -43,7 +43,7 @@ class Segmentation(pl.LightningModule):
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer pictures than processes
         for name, number, least in (("batch", batch, 1), ("num_workers", num_workers, 0), ("num_writers", num_writers, 1)):
-            if not isinstance(number, int) or number < least:
+            if not isinstance(number, int) or isinstance(number, bool) or number < least:
                 raise InputError(f"{name}={number}: give a number, at least {least}")
         if outputs.features:
             check_features(protocol)
