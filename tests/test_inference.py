@@ -12,7 +12,7 @@ from torch import Tensor
 
 from maskclip import InputError, Prediction, Protocol, Vocabulary, predict, predict_labels, predict_logits
 from maskclip.functional import best_word
-from maskclip.inference import accelerate, predict_image
+from maskclip.inference import predict_image
 from maskclip.labelling import SOFT
 from maskclip.models.student import Student
 
@@ -243,14 +243,6 @@ def test_a_student_compares_in_full_precision() -> None:
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
         assert student.features(torch.rand(1, 3, 64, 64)).dtype == torch.bfloat16
         assert student(torch.rand(1, 3, 64, 64)).dtype == torch.float32
-
-
-def test_accelerate_changes_the_layout_and_no_result() -> None:
-    model = Noise()
-    before = predict(model, IMAGES[:1], Protocol(), ("confidence",))[0].confidence
-    assert accelerate(model) is model and model.weight.is_contiguous()
-    assert accelerate(model, channels_last=True).weight.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(predict(model, IMAGES[:1], Protocol(), ("confidence",))[0].confidence, before)
 
 
 def test_what_predict_is_not_made_for() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.timing import growth, median_seconds, seconds, take_turns
 from maskclip import MaskCLIP, Protocol, Vocabulary, predict
+from maskclip.acceleration import PRECISIONS, accelerate, forward_in
 from maskclip.clip import DenseCLIP, load_clip
 from maskclip.clip.loading import create
 from maskclip.data.textures import draw_scene
 from maskclip.functional import cosine_logits, resize
-from maskclip.inference import accelerate
 from maskclip.programs.common import build as build_node
 from maskclip.programs.common import words_of
 from maskclip.results import device_name
@@ -62,6 +63,20 @@ CASES = (
     Case("RN50-quickgelu", 520, (375, 500), 59),
     Case("RN50-quickgelu", 512, (480, 640), 171),
 )
+
+
+@dataclass(frozen=True)
+class Way:
+    """How this project runs a case."""
+
+    precision: str
+    compiled: bool
+    channels_last: bool
+    batch: int
+
+    def __str__(self) -> str:
+        batch = f", batch {self.batch}" if self.batch > 1 else ""
+        return f"here, {self.precision}{', compiled' * self.compiled}{', channels last' * self.channels_last}{batch}"
 
 
 class Textbook:
@@ -119,10 +134,12 @@ def operations(architecture: str, size: Size) -> dict[str, int]:
 
 
 def rate(dtype: torch.dtype, device: torch.device) -> float:
-    """Operations a second of a large matrix product: what the machine can do."""
+    """Operations a second of a large matrix product, by the quickest library: what the machine can do."""
     side = 8192 if device.type == "cuda" else 2048
     a = torch.randn(side, side, device=device, dtype=dtype)
-    return 2 * side**3 / min(seconds(lambda: a @ a, device) for _ in range(5))
+    kernel, lines = a[:, :, None, None], a.view(1, side, 1, side).permute(0, 3, 1, 2)
+    ways: list[Callable[[], object]] = [lambda: a @ a, lambda: torch.conv2d(lines, kernel)]
+    return 2 * side**3 / min(seconds(way, device) for way in ways[: 1 if device.type == "cuda" else 2] for _ in range(5))
 
 
 def build(case: Case, strategy: str, device: torch.device) -> MaskCLIP:
@@ -135,27 +152,38 @@ def build(case: Case, strategy: str, device: torch.device) -> MaskCLIP:
 
 
 @torch.inference_mode()
-def benchmark_case(case: Case, runs: int, device: torch.device, precisions: list[str], compile_it: bool, batch: int) -> None:
+def benchmark_case(case: Case, runs: int, device: torch.device, ways: Sequence[Way], rates: Mapping[str, float]) -> None:
     """Print one block: the textbook way, then every way of this project, each with its parts, its ratio and its memory."""
     model, plain = build(case, "maskclip", device), build(case, "clip", device)
     textbook = Textbook(plain, plain.clip, case)
     image = torch.randint(0, 256, (3, *case.image), dtype=torch.uint8, device=device)
-    print(f"\n{case}\n{'':<26}{'s/image':>9}{'ratio':>8}{'tower':>9}{'labels':>9}{'GB':>8}{'GFLOP/s':>9}")
     pixels = resize(image[None].float() / 255, case.seen)
-    coarse = None if case.windows else textbook.logits(pixels)
-    parts = [] if coarse is None else [lambda: plain.clip(pixels), lambda: textbook.labels(coarse)]
-    base, *split = (median_seconds(call, runs, device) for call in (lambda: textbook(image), *parts))
-    print_row("textbook, fp32", base, 1.0, split, growth(lambda: textbook(image), device), None)
-    work = None if case.windows else operations(case.architecture, case.seen)["maskclip"]
-    ways = [(precision, compiled) for compiled in ((False, True) if compile_it else (False,)) for precision in precisions]
-    for precision, compiled in ways:
-        ours = accelerate(model, compile=compiled)
-        protocol = Protocol(**{**case.protocol.settings, "precision": precision, "batch": max(batch, 8)})
-        ratio, each = measure(lambda p=protocol, m=ours: predict(m, [image] * batch, p), lambda: textbook(image), batch, runs, device)
-        memory = growth(lambda p=protocol, m=ours: predict(m, [image] * batch, p), device)
-        name = f"here, {precision}{', compiled' if compiled else ''}{f', batch {batch}' if batch > 1 else ''}"
-        split = [] if coarse is None else parts_of(ours, pixels.expand(batch, -1, -1, -1), coarse, case, precision, runs, device)
-        print_row(name, each, ratio, split, memory, None if work is None else work / split[0])
+    work = None if case.windows else operations(case.architecture, case.seen)
+    print(f"\n{case}{'' if work is None else least_of(work, rates)}\n{HEADER}")
+    base = median_seconds(lambda: textbook(image), runs, device)
+    split, coarse = [], None
+    if work is not None:
+        features = plain.clip(pixels)[0]
+        coarse = cosine_logits(features, textbook.text)
+        calls = (lambda: plain.clip(pixels), lambda: cosine_logits(features, textbook.text), lambda: textbook.labels(coarse))
+        split = [median_seconds(call, runs, device) for call in calls]
+    speed = None if work is None else work["clip"] / split[0]
+    print_row("textbook, fp32", base, 1.0, split, growth(lambda: textbook(image), device), speed)
+    for way in ways:
+        ours = accelerate(model, compile=way.compiled, channels_last=way.channels_last)
+        protocol = Protocol(**{**case.protocol.settings, "precision": way.precision, "batch": max(way.batch, 8)})
+        run = partial(predict, ours, [image] * way.batch, protocol)
+        ratio, each = measure(run, lambda: textbook(image), way.batch, runs, device)
+        memory = growth(run, device)
+        split = [] if coarse is None else parts_of(ours, pixels, coarse, case, way, runs, device)
+        print_row(str(way), each, ratio, split, memory, None if work is None else work["maskclip"] / split[0])
+
+
+def least_of(work: Mapping[str, int], rates: Mapping[str, float]) -> str:
+    """What there is to compute, and how long that takes at the rate of large matrix products."""
+    seconds_of = ", ".join(f"{name} {work['maskclip'] / rate:.3f} s" for name, rate in rates.items())
+    counts = f"{work['clip'] / 1e9:.0f} GFLOP, {work['maskclip'] / 1e9:.0f} to the values alone"
+    return f"\ntower: {counts}; at the rate of matrix products {seconds_of}"
 
 
 def measure(ours: Callable[[], object], textbook: Callable[[], object], batch: int, runs: int, device: torch.device) -> tuple[float, float]:
@@ -164,38 +192,63 @@ def measure(ours: Callable[[], object], textbook: Callable[[], object], batch: i
     return statistics.median(batch * a / b for a, b in turns), statistics.median(b / batch for _, b in turns)
 
 
-def parts_of(model: MaskCLIP, pixels: Tensor, coarse: Tensor, case: Case, precision: str, runs: int, device: torch.device) -> list[float]:
-    """Seconds of an image in the tower with its head, and in the label stage."""
-    kind = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+def parts_of(model: MaskCLIP, pixels: Tensor, coarse: Tensor, case: Case, way: Way, runs: int, device: torch.device) -> list[float]:
+    """Seconds of an image in the tower, in the comparison with the words, and in the label stage.
+
+    A compiled model is one: what its comparison takes is part of its tower.
+    """
     image = torch.zeros(3, *case.image, dtype=torch.uint8, device=device)
+    many, features = pixels.repeat(way.batch, 1, 1, 1), torch.zeros(way.batch, model.embedding_dim, *coarse.shape[-2:], device=device)
 
     def tower() -> None:
-        with torch.autocast(device.type, kind, enabled=kind is not None):
-            model(pixels)
+        with forward_in(way.precision, device, model):
+            if way.compiled:
+                model(many)
+            else:
+                model.clip(many)
+
+    def head() -> None:
+        with forward_in("fp32", device):
+            cosine_logits(features, model.text_embeddings)
 
     def labels() -> None:
         predict(Fixed(model, coarse), [image], case.protocol)
 
-    return [median_seconds(tower, runs, device) / len(pixels), median_seconds(labels, runs, device)]
+    times = [median_seconds(part, runs, device) for part in (tower, head, labels)]
+    return [times[0] / way.batch, 0.0 if way.compiled else times[1] / way.batch, times[2]]
 
 
-def print_row(name: str, each: float, ratio: float, split: list[float], memory: float, speed: float | None) -> None:
-    parts = "".join(f"{part:>9.3f}" for part in split) or " " * 18
-    print(f"{name:<26}{each:>9.3f}{ratio:>7.2f}x{parts}{memory:>8.2f}{'' if speed is None else f'{speed / 1e9:>9.0f}'}", flush=True)
+HEADER = f"{'':<34}{'s/image':>9}{'ratio':>8}{'tower':>9}{'head':>9}{'labels':>9}{'GB':>8}{'GFLOP/s':>9}"
 
 
-def benchmark_inference(runs: int, device: torch.device, precisions: list[str], compile_it: bool, batch: int, only: list[int]) -> None:
+def print_row(name: str, each: float, ratio: float, split: Sequence[float], memory: float | None, speed: float | None) -> None:
+    parts = "".join(f"{part:>9.4f}" for part in split) or " " * 27
+    said = f"{'-' if memory is None else f'{memory:.2f}':>8}{'' if speed is None else f'{speed / 1e9:>9.0f}'}"
+    print(f"{name:<34}{each:>9.4f}{ratio:>7.2f}x{parts}{said}", flush=True)
+
+
+def benchmark_inference(
+    runs: int, device: torch.device, precisions: Sequence[str], compile_it: bool, batch: int, only: Sequence[int]
+) -> None:
     """Print the machine, what it can do, and a block for every case."""
-    rates = ", ".join(f"{name} {rate(kind, device) / 1e9:.0f}" for name, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16)))
     print(f"{device_name(device)}, torch {torch.__version__}, {torch.get_num_threads()} threads, medians of {runs} turns")
+    rates = {name: rate(PRECISIONS[name] or torch.float32, device) for name in dict.fromkeys(("fp32", *precisions))}
     for precision in precisions:
         if precision != "fp32":
-            print(
-                f"labels in {precision} as in fp32: {100 * agreement(precision, device):.2f} % of the pixels of drawn scenes (shipped CLIP)"
-            )
-    print(f"matrix products: {rates} GFLOP/s. Random weights and pixels: no class can be left out.")
-    for number in only or range(len(CASES)):
-        benchmark_case(CASES[number], runs, device, precisions, compile_it, batch)
+            same = 100 * agreement(precision, device)
+            print(f"labels in {precision} as in fp32: {same:.2f} % of the pixels of drawn scenes (shipped CLIP)")
+    print(f"matrix products: {', '.join(f'{name} {value / 1e9:.0f}' for name, value in rates.items())} GFLOP/s")
+    print("Random weights and pixels: no class can be left out.")
+    for number in only:
+        case = CASES[number]
+        last = (False, True) if case.architecture.startswith("RN") else (False,)
+        benchmark_case(
+            case,
+            runs,
+            device,
+            [Way(p, compiled, layout, batch) for compiled in (False, True)[: 1 + compile_it] for layout in last for p in precisions],
+            rates,
+        )
 
 
 @torch.inference_mode()

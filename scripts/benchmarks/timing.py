@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+RESIDENT = Path("/proc/self/statm")
+
 
 def seconds(call: Callable[[], object], device: torch.device) -> float:
     start = time.perf_counter()
@@ -30,13 +32,18 @@ def take_turns(one: Callable[[], object], other: Callable[[], object], runs: int
     return [(seconds(one, device), seconds(other, device)) for _ in range(runs + 1)][1:]
 
 
-def growth(call: Callable[[], object], device: torch.device) -> float:
-    """By how many GB the memory in use grows at most during a call: torch's on a GPU, else this process's, looked at every millisecond."""
+def growth(call: Callable[[], object], device: torch.device) -> float | None:
+    """By how many GB the memory in use grows at most during a call: torch's on a GPU, else this process's, looked at every millisecond.
+
+    None where the system does not say what a process has in use (/proc of Linux).
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         call()
         return (torch.cuda.max_memory_allocated(device) - before) / 1e9
+    if not RESIDENT.is_file():
+        return None
     before, most, done = _resident(), 0, threading.Event()
 
     def watch() -> None:
@@ -46,14 +53,16 @@ def growth(call: Callable[[], object], device: torch.device) -> float:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    call()
-    done.set()
-    watcher.join()
+    try:
+        call()
+    finally:
+        done.set()
+        watcher.join()
     return max(most - before, 0) / 1e9
 
 
 def _resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return int(RESIDENT.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def milliseconds(call: Callable[[int], object], runs: int) -> float:

@@ -13,6 +13,7 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor
 
 from benchmarks.timing import seconds
+from maskclip.acceleration import PRECISIONS
 from maskclip.callbacks import peak_memory
 from maskclip.functional import UNLABELLED, upsample_logits
 from maskclip.programs.common import build, plain, words_of
@@ -82,7 +83,7 @@ def benchmark_training(experiment: str, batch: int, precision: str, compile_it: 
     torch.manual_seed(0)
     image = torch.rand(batch, 3, *size, device=device)
     given = torch.full((batch, *size), UNLABELLED, device=device)
-    step = Step(task, image, given, {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision])
+    step = Step(task, image, given, PRECISIONS[precision])
     parts = (step.teacher, step.pseudo_labels, step.student_forward, step.classifier_and_loss, step.backward, step.optimiser)
     turns = [[seconds(part, device) for part in parts] for _ in range(runs + 1)][1:]
     times = [statistics.median(turn) for turn in zip(*turns, strict=True)]

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any
 from typing import Protocol as Interface
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from maskclip.acceleration import forward_in
 from maskclip.data.images import to_rgb
 from maskclip.errors import InputError
 from maskclip.functional import resize
@@ -28,7 +29,6 @@ __all__ = [
     "Prediction",
     "Protocol",
     "Segmenter",
-    "accelerate",
     "predict",
     "predict_image",
     "predict_labels",
@@ -36,7 +36,6 @@ __all__ = [
     "rule_of",
 ]
 
-S = TypeVar("S", bound=torch.nn.Module)
 logger = logging.getLogger(__name__)
 
 
@@ -86,19 +85,6 @@ class _Look:
     def places(self) -> list[tuple[int, int]]:
         """Where its windows start, row by row."""
         return [(top, left) for top in self.starts[0] for left in self.starts[1]]
-
-
-def accelerate(model: S, compile: bool = False, channels_last: bool = False) -> S:
-    """The model itself, to be compiled when it is first called, its convolutions in the layout that tensor cores want.
-
-    Compiled on a CPU, weights are taken as constants and laid out for the library that multiplies them: later changes to them
-    are not seen.
-    """
-    if channels_last:
-        model.to(memory_format=torch.channels_last)
-    if compile:
-        model.compile(options=None if torch.cuda.is_available() else {"freezing": True})
-    return model
 
 
 def rule_of(model: Segmenter, protocol: Protocol = NATIVE) -> Rule:
@@ -227,8 +213,7 @@ def _seen(image: Tensor, look: _Look) -> Tensor:
 
 
 def _forward(model: Segmenter, pixels: Tensor, protocol: Protocol) -> Tensor:
-    kind = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[protocol.precision]
-    with torch.autocast(pixels.device.type, dtype=kind, enabled=kind is not None):
+    with forward_in(protocol.precision, pixels.device, model):
         return (model(pixels, words=True) if protocol.synonyms == "probability" else model(pixels)).float()
 
 

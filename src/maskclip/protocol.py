@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from maskclip.acceleration import PRECISIONS
 from maskclip.errors import InputError
 
 Size = tuple[int, int]
@@ -58,7 +59,7 @@ class Protocol:
             if self.short_side is not None:
                 raise InputError(f"protocol.scales={list(self.scales)} and protocol.short_side={self.short_side}: give one of the two")
         self._check_numbers()
-        choices = {"average": ("logits", "probabilities"), "synonyms": ("best", "probability"), "precision": ("fp32", "bf16", "fp16")}
+        choices = {"average": ("logits", "probabilities"), "synonyms": ("best", "probability"), "precision": tuple(PRECISIONS)}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise InputError(f"protocol.{name}={getattr(self, name)}: choose {' or '.join(known)}")

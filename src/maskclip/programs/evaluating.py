@@ -13,11 +13,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
 
+from maskclip.acceleration import accelerate
 from maskclip.callbacks import SavePictures, StepProgressBar
 from maskclip.data.datamodule import SegmentationData
 from maskclip.errors import InputError
 from maskclip.files import write_json
-from maskclip.inference import Segmenter, accelerate
+from maskclip.inference import Segmenter
 from maskclip.metrics import scores
 from maskclip.programs.common import Card, build, build_trainer, plain, words_of
 from maskclip.protocol import Protocol

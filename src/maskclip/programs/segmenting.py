@@ -13,9 +13,9 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 
+from maskclip.acceleration import accelerate
 from maskclip.callbacks import PictureProgress
 from maskclip.errors import InputError
-from maskclip.inference import accelerate
 from maskclip.models.maskclip import MaskCLIP
 from maskclip.models.student import Student
 from maskclip.programs.common import build, build_trainer, plain, words_of

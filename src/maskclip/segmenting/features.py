@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskclip.acceleration import forward_in
 from maskclip.errors import InputError
 from maskclip.functional import resize
 from maskclip.inference import Segmenter
@@ -38,7 +39,7 @@ def check_features(protocol: Protocol) -> None:
 def dense_features(model: Segmenter, image: Tensor, protocol: Protocol) -> Features:
     """Features of a picture (3, H, W) uint8, on the CPU; the whole picture goes in at once, in full precision."""
     seen = resize(image[None].float() / 255, protocol.input_sizes(image.shape[1], image.shape[2])[0])
-    with torch.autocast(seen.device.type, enabled=False):
+    with forward_in("fp32", seen.device, model):
         found = model.features(seen) if isinstance(model, Student) else model.clip(seen)[0]  # type: ignore[attr-defined]
     height, width = seen.shape[-2:]
     return Features(F.normalize(found.float(), dim=1)[0].cpu(), (height, width), model.covered_size(height, width))

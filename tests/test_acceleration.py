@@ -1,0 +1,111 @@
+"""Another library computes the same: within rounding, and only where it is meant to."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from maskclip import InputError
+from maskclip.acceleration import accelerate, forward_in
+
+CPU = torch.device("cpu")
+
+
+class Attention(nn.Module):
+    """Attention as open_clip's blocks have it, with a linear layer behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.last = nn.MultiheadAttention(64, 4, batch_first=True), nn.Linear(64, 96)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.attention(x, x, x, need_weights=False)[0])
+
+
+def operators(model: nn.Module, x: Tensor, precision: str = "fp32") -> tuple[Tensor, set[str]]:
+    """The result, and which operators of torch computed it."""
+    with torch.inference_mode(), torch.profiler.profile(acc_events=True) as seen, forward_in(precision, CPU, model):
+        result = model(x)
+    return result, {event.key for event in seen.key_averages()}
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return Attention().eval()
+
+
+def test_float32_layers_go_to_onednn_and_change_within_rounding(model: nn.Module) -> None:
+    x = torch.randn(2, 250, 64)
+    with torch.no_grad():
+        expected = model(x)
+    found, used = operators(model, x)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+    assert "aten::mkldnn_convolution" in used and "aten::addmm" not in used
+    assert "aten::_scaled_dot_product_flash_attention_for_cpu" in used and "aten::_native_multi_head_attention" not in used
+
+
+def test_attention_in_bfloat16_is_attention(model: nn.Module) -> None:
+    x = torch.randn(2, 250, 64)
+    with torch.no_grad():
+        expected = model(x)
+    found, used = operators(model, x, "bf16")
+    assert found.dtype == torch.bfloat16 and "aten::_scaled_dot_product_flash_attention_for_cpu" not in used
+    assert (found.float() - expected).norm() / expected.norm() < 0.01
+
+
+@pytest.mark.parametrize("scale", [None, 0.3])
+def test_the_scale_of_attention(scale: float | None) -> None:
+    q, k, v = (torch.randn(2, 3, 300, 16, dtype=torch.bfloat16) for _ in range(3))
+    expected = (q.double() @ k.double().transpose(2, 3) * (0.25 if scale is None else scale)).softmax(-1) @ v.double()
+    with torch.inference_mode(), forward_in("fp32", CPU):
+        found = F.scaled_dot_product_attention(q, k, v, scale=scale)
+    torch.testing.assert_close(found.double(), expected, atol=0.02, rtol=0.02)
+
+
+def test_attention_with_a_bias_is_left_alone() -> None:
+    q, k, v = (torch.randn(1, 2, 700, 16, dtype=torch.bfloat16) for _ in range(3))
+    bias = torch.full((700, 700), -torch.inf, dtype=torch.bfloat16).fill_diagonal_(0)
+    with torch.inference_mode(), forward_in("fp32", CPU):
+        torch.testing.assert_close(F.scaled_dot_product_attention(q, k, v, attn_mask=bias), v)
+
+
+@pytest.mark.parametrize("shape", [(5,), (2500,), (3, 1000), (2, 300, 7)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_layers_of_every_shape(shape: tuple[int, ...], bias: bool) -> None:
+    layer, x = nn.Linear(12, 20, bias=bias), torch.randn(*shape, 12)
+    with torch.inference_mode():
+        expected = layer.double()(x.double())
+        layer.float()
+        with forward_in("fp32", CPU, layer):
+            found = layer(x.transpose(0, -2).contiguous().transpose(0, -2))  # not contiguous
+    assert found.shape == expected.shape
+    torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_operations_are_counted_all_the_same(model: nn.Module) -> None:
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter, forward_in("fp32", CPU, model):
+        model(torch.randn(1, 400, 64))
+    assert counter.get_total_flops() == 2 * 400 * 64 * (3 * 64 + 64 + 96) + 4 * 400 * 400 * 64
+
+
+def test_what_was_set_is_set_again(model: nn.Module) -> None:
+    for before in (True, False):
+        torch.backends.mha.set_fastpath_enabled(before)
+        with pytest.raises(ZeroDivisionError), forward_in("fp32", CPU, model):
+            assert not torch.backends.mha.get_fastpath_enabled()
+            1 / 0  # noqa: B018
+        assert torch.backends.mha.get_fastpath_enabled() == before
+    torch.backends.mha.set_fastpath_enabled(True)
+
+
+def test_accelerate_changes_the_layout_and_is_compiled_when_called() -> None:
+    model = nn.Conv2d(3, 4, 3)
+    assert accelerate(model) is model and model.weight.is_contiguous()
+    assert accelerate(model, channels_last=True).weight.is_contiguous(memory_format=torch.channels_last)
+    for name in ("compile", "channels_last"):
+        with pytest.raises(InputError, match=rf"inference\.{name}=yes: give true or false"):
+            accelerate(model, **{name: "yes"})  # type: ignore[arg-type]
