@@ -57,6 +57,14 @@ def test_attention_in_bfloat16_is_attention(model: nn.Module) -> None:
     assert (found.float() - expected).norm() / expected.norm() < 0.01
 
 
+def test_half_precision_copies_no_weights() -> None:
+    """torch multiplies rows that do not follow each other by a copy of the weights for each of them: minutes for seconds."""
+    layer, x = nn.Linear(64, 96), torch.randn(250, 2, 64).transpose(0, 1)
+    found, used = operators(layer, x, "bf16")
+    assert "aten::addmm" in used and "aten::bmm" not in used
+    torch.testing.assert_close(found.float(), layer(x), atol=0.02, rtol=0.02)
+
+
 @pytest.mark.parametrize("scale", [None, 0.3])
 def test_the_scale_of_attention(scale: float | None) -> None:
     q, k, v = (torch.randn(2, 3, 300, 16, dtype=torch.bfloat16) for _ in range(3))

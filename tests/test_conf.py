@@ -12,6 +12,7 @@ import pytest
 import segmentation_models_pytorch as smp
 import yaml
 from conftest import ROOT
+from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
@@ -49,6 +50,17 @@ NEEDED = ["model.checkpoint=x.ckpt", "data.root=photos"]
 
 def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml") if not path.stem.startswith("_"))
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_lists_the_groups_of_the_program_and_no_others(program: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        shown = str(compose(program, overrides=["hydra.job.name=x"], return_hydra_config=True).hydra.help.template)
+    rows = [line for line in shown.splitlines() if line[:2] == "  " and line[2:3].strip() and line[12:14] == "  "]
+    listed = {line.split()[0]: line.split()[1:] for line in rows}
+    assert {group for group in GROUPS[program] if len(options(group)) > 1} <= listed.keys() <= set(GROUPS[program])
+    assert not any(name.startswith("_") for names in listed.values() for name in names)
+    assert f"python src/{program}.py" in shown and "$CONFIG" in shown
 
 
 def cases() -> Iterator[tuple[str, str]]:

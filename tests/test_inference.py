@@ -26,6 +26,7 @@ class Blocks:
     logit_scale = 1.0
     background_threshold = None
     softmax_first = False
+    raw_votes = False
     saw: tuple[int, ...] = ()
 
     def covered_size(self, height: int, width: int) -> tuple[int, int]:
@@ -83,7 +84,7 @@ class Noise(torch.nn.Module):
     )
     provenance: ClassVar[dict] = {}
     method, weights_sha256 = "noise", None
-    logit_scale, background_threshold, softmax_first = 3.0, None, False
+    logit_scale, background_threshold, softmax_first, raw_votes = 3.0, None, False, False
 
     def __init__(self) -> None:
         super().__init__()
@@ -238,6 +239,37 @@ def test_precision_is_the_protocols_whatever_is_around_it(precision: Any, kind: 
     torch.testing.assert_close(found.confidence, exact, atol=0 if precision == "fp32" else 0.05, rtol=0)
 
 
+class Overflown(Noise):
+    def forward(self, image: Tensor, words: bool = False) -> Tensor:
+        logits = super().forward(image, words)
+        return logits.index_fill(1, torch.tensor([1]), torch.nan) if image.max() == 1 else logits
+
+
+@pytest.mark.parametrize(("precision", "remedy"), [("fp32", "weights or an image are broken"), ("bf16", "try protocol.precision=fp32")])
+def test_what_is_no_number_is_said(precision: Any, remedy: str) -> None:
+    with pytest.raises(InputError, match=rf"no numbers \(NaN\) in {precision}: {remedy}"):
+        predict(Overflown(), [torch.zeros(3, 16, 16), torch.ones(3, 16, 16)], Protocol(precision=precision))
+
+
+class Votes(Noise):
+    raw_votes = True
+
+
+@pytest.mark.parametrize(
+    ("protocol", "wanted", "said"),
+    [
+        (Protocol(), {"soft": ["margin"]}, "margin: that needs probabilities"),
+        (Protocol(), {"top": 2}, "top=2: that needs probabilities"),
+        (Protocol(background_threshold=0.1), {}, "a background threshold or"),
+        (Protocol(flip=True, average="probabilities"), {}, "model.released.raw_votes leaves none"),
+    ],
+)
+def test_raw_votes_are_no_probabilities(protocol: Protocol, wanted: dict[str, Any], said: str) -> None:
+    assert predict(Votes(), IMAGES[:1])[0].labels.shape == IMAGES[0].shape[1:]
+    with pytest.raises(InputError, match=said):
+        predict(Votes(), IMAGES[:1], protocol, **wanted)
+
+
 def test_a_student_compares_in_full_precision() -> None:
     student = Student({"names": ["a", "b"]}, 16, encoder="resnet18", weights=None).eval()
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
@@ -286,6 +318,11 @@ def test_bad_protocols(values: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError) as error:
         Protocol(**values)
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_two_ways_to_say_the_same_are_equal() -> None:
+    assert Protocol(scales=[512], logit_scale=40, background_threshold=0) == Protocol(512, logit_scale=40.0, background_threshold=0.0)
+    assert Protocol(logit_scale=40).hash == Protocol(logit_scale=40.0).hash and Protocol(scales=[512]).hash == Protocol(512).hash
 
 
 def test_protocols_are_plain_data() -> None:

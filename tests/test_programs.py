@@ -205,8 +205,9 @@ def segment(tmp_path: Path, *overrides: str, **options: Any) -> subprocess.Compl
 
 
 @pytest.mark.slow
-def test_segmenting_survives_a_kill(tmp_path: Path) -> None:
-    """SIGKILL in the middle: nothing is half-written, and the second run does what is left and only that."""
+@pytest.mark.parametrize(("end", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143)])
+def test_segmenting_survives_a_kill(tmp_path: Path, end: signal.Signals, status: int) -> None:
+    """A signal in the middle: nothing is half-written, and the second run does what is left and only that."""
     draw_photos(tmp_path / "photos", 200)
     line = command("segment", *SMALL_PICTURES, "input=photos", f"hydra.run.dir={tmp_path}/log", "output=s", "soft=[confidence]")
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -214,8 +215,8 @@ def test_segmenting_survives_a_kill(tmp_path: Path) -> None:
     masks, start = tmp_path / "s" / "masks", time.time()
     while len(list(masks.glob("*.png")) if masks.is_dir() else []) < 30 and time.time() - start < 120:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.send_signal(end)
+    assert process.wait(timeout=60) == status
     (masks / f".old.png.{HOST}-{process.pid}.partial").write_text("half")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "s").rglob("*.[pj][np]g") if not path.name.startswith(("legend", "."))}
     complete = {path.stem for path in masks.glob("[0-9]*.png")}

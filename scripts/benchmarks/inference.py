@@ -71,12 +71,11 @@ class Way:
 
     precision: str
     compiled: bool
-    channels_last: bool
     batch: int
 
     def __str__(self) -> str:
         batch = f", batch {self.batch}" if self.batch > 1 else ""
-        return f"here, {self.precision}{', compiled' * self.compiled}{', channels last' * self.channels_last}{batch}"
+        return f"here, {self.precision}{', compiled' * self.compiled}{batch}"
 
 
 class Textbook:
@@ -170,7 +169,7 @@ def benchmark_case(case: Case, runs: int, device: torch.device, ways: Sequence[W
     speed = None if work is None else work["clip"] / split[0]
     print_row("textbook, fp32", base, 1.0, split, growth(lambda: textbook(image), device), speed)
     for way in ways:
-        ours = accelerate(model, compile=way.compiled, channels_last=way.channels_last)
+        ours = accelerate(model, compile=way.compiled, channels_last=True)
         protocol = Protocol(**{**case.protocol.settings, "precision": way.precision, "batch": max(way.batch, 8)})
         run = partial(predict, ours, [image] * way.batch, protocol)
         ratio, each = measure(run, lambda: textbook(image), way.batch, runs, device)
@@ -240,15 +239,8 @@ def benchmark_inference(
     print(f"matrix products: {', '.join(f'{name} {value / 1e9:.0f}' for name, value in rates.items())} GFLOP/s")
     print("Random weights and pixels: no class can be left out.")
     for number in only:
-        case = CASES[number]
-        last = (False, True) if case.architecture.startswith("RN") else (False,)
-        benchmark_case(
-            case,
-            runs,
-            device,
-            [Way(p, compiled, layout, batch) for compiled in (False, True)[: 1 + compile_it] for layout in last for p in precisions],
-            rates,
-        )
+        ways = [Way(precision, compiled, batch) for compiled in (False, True)[: 1 + compile_it] for precision in precisions]
+        benchmark_case(CASES[number], runs, device, ways, rates)
 
 
 @torch.inference_mode()

@@ -62,7 +62,7 @@ class _ProductsByOneDNN(TorchDispatchMode):
     """In inference mode on a CPU: products that torch gives to MKL, which on AMD's processors reaches half of oneDNN's rate.
 
     These are float32 linear layers, which become 1x1 convolutions, and the products within bfloat16 attention. Linear layers
-    in bfloat16 go to oneDNN as they are.
+    in bfloat16 go to oneDNN anyway.
     """
 
     def __torch_dispatch__(
@@ -70,6 +70,8 @@ class _ProductsByOneDNN(TorchDispatchMode):
     ) -> Any:
         if func is torch.ops.aten.linear.default and _is_large(args[0], torch.float32):
             return _as_convolution(*args)
+        if func is torch.ops.aten.linear.default and _is_large(args[0], torch.bfloat16):
+            return func(args[0].contiguous(), *args[1:])  # else the weights are copied for every row
         if func is torch.ops.aten.scaled_dot_product_attention.default and len(args) == 3 and _is_large(args[1], torch.bfloat16):
             return _attention(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
@@ -90,5 +92,5 @@ def _as_convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
 def _attention(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor:
     """softmax(scale q k') v for q (..., N, d), a few queries at a time: their scores stay in the cache. Softmax in float32."""
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    keys = key.transpose(-2, -1)
-    return torch.cat([((part * scale) @ keys).softmax(dim=-1) @ value for part in query.split(64, dim=-2)], dim=-2)
+    queries, keys, values = (query * scale).contiguous(), key.contiguous().transpose(-2, -1), value.contiguous()  # heads are interleaved
+    return torch.cat([(part @ keys).softmax(dim=-1) @ values for part in queries.split(64, dim=-2)], dim=-2)

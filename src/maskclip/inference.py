@@ -45,7 +45,7 @@ class Segmenter(Interface):
     They are of the classes, (B, C, h, w), or, where asked for, of all `words`, (B, sum of `vocabulary.logit_counts`, h, w).
     `vocabulary` are the classes, `method` what a table calls it, `provenance` what made it, `weights_sha256` a
     fingerprint of its weights. `logit_scale` times logits go into a softmax; below `background_threshold` a pixel is background.
-    `softmax_first`: the released code's habit, see `Released`.
+    `softmax_first`: the released code's habit, see `Released`; `raw_votes`: another, logits are no longer ones.
     """
 
     vocabulary: Vocabulary
@@ -65,6 +65,9 @@ class Segmenter(Interface):
 
     @property
     def softmax_first(self) -> bool: ...
+
+    @property
+    def raw_votes(self) -> bool: ...
 
     def __call__(self, image: Tensor, /, *, words: bool = False) -> Tensor: ...
 
@@ -87,13 +90,23 @@ class _Look:
         return [(top, left) for top in self.starts[0] for left in self.starts[1]]
 
 
-def rule_of(model: Segmenter, protocol: Protocol = NATIVE) -> Rule:
-    """How the logits of a model become labels under a protocol. Raises `InputError` for a threshold without a background."""
+def rule_of(model: Segmenter, protocol: Protocol = NATIVE, soft: Sequence[str] = (), top: int = 0) -> Rule:
+    """How the logits of a model become labels under a protocol, and the `soft` outputs and the `top` best classes.
+
+    Raises `InputError` for a threshold without a background, and for what the model cannot say.
+    """
+    if strangers := [name for name in soft if name not in SOFT]:
+        raise InputError(f"predict cannot say {strangers[0]!r}; it can say {', '.join(SOFT)}")
+    if not 0 <= top <= len(model.vocabulary):
+        raise InputError(f"top={top}: there are {len(model.vocabulary)} classes")
     vocabulary, threshold = model.vocabulary, protocol.background_threshold
     if threshold is not None and not vocabulary.background:
         raise InputError(f"protocol.background_threshold={threshold} needs classes with a background, such as classes=voc21")
     if threshold is not None and len(vocabulary.words) < 2:
         raise InputError(f"protocol.background_threshold={threshold} needs two classes with words: one is always certain")
+    if model.raw_votes and (soft or top or threshold is not None or protocol.average == "probabilities"):
+        wanted = ", ".join(soft) or (f"top={top}" if top else "a background threshold or protocol.average=probabilities")
+        raise InputError(f"{wanted}: that needs probabilities, and model.released.raw_votes leaves none: give up one of the two")
     return Rule(
         scale=model.logit_scale if protocol.logit_scale is None else protocol.logit_scale,
         threshold=model.background_threshold if threshold is None else threshold,
@@ -113,11 +126,7 @@ def predict(
     Windows and views of one size go through the network together, `protocol.batch` at a time, whatever image they are of.
     The model's device is used, and predictions stay there. Raises `InputError` for what is no image, or not known.
     """
-    if strangers := [name for name in soft if name not in SOFT]:
-        raise InputError(f"predict cannot say {strangers[0]!r}; it can say {', '.join(SOFT)}")
-    if not 0 <= top <= len(model.vocabulary):
-        raise InputError(f"top={top}: there are {len(model.vocabulary)} classes")
-    rule = rule_of(model, protocol)
+    rule = rule_of(model, protocol, soft, top)
     found: dict[int, Prediction] = {}
     for index, views in _views(model, images, protocol):
         found[index] = label_map(views, rule, len(model.vocabulary), soft, top)
@@ -214,7 +223,11 @@ def _seen(image: Tensor, look: _Look) -> Tensor:
 
 def _forward(model: Segmenter, pixels: Tensor, protocol: Protocol) -> Tensor:
     with forward_in(protocol.precision, pixels.device, model):
-        return (model(pixels, words=True) if protocol.synonyms == "probability" else model(pixels)).float()
+        logits = (model(pixels, words=True) if protocol.synonyms == "probability" else model(pixels)).float()
+    if logits.isnan().any():
+        remedy = "weights or an image are broken" if protocol.precision == "fp32" else "try protocol.precision=fp32"
+        raise InputError(f"the network gives no numbers (NaN) in {protocol.precision}: {remedy}")
+    return logits
 
 
 def _view(model: Segmenter, look: _Look, logits: Sequence[Tensor], size: Size) -> View:

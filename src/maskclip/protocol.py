@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from maskclip.acceleration import PRECISIONS
+from maskclip.checks import is_count, is_number
 from maskclip.errors import InputError
 
 Size = tuple[int, int]
@@ -59,6 +60,7 @@ class Protocol:
             if self.short_side is not None:
                 raise InputError(f"protocol.scales={list(self.scales)} and protocol.short_side={self.short_side}: give one of the two")
         self._check_numbers()
+        self._write_alike()
         choices = {"average": ("logits", "probabilities"), "synonyms": ("best", "probability"), "precision": tuple(PRECISIONS)}
         for name, known in choices.items():
             if getattr(self, name) not in known:
@@ -70,20 +72,29 @@ class Protocol:
 
     def _check_numbers(self) -> None:
         for name in ("short_side", "long_side", "window", "stride"):
-            if not _is_count(getattr(self, name), none=True):
+            if getattr(self, name) is not None and not is_count(getattr(self, name)):
                 raise InputError(f"protocol.{name}={getattr(self, name)}: give pixels, at least 1, or null for none")
         for name in ("batch", "max_pixels"):
-            if not _is_count(getattr(self, name)):
+            if not is_count(getattr(self, name)):
                 raise InputError(f"protocol.{name}={getattr(self, name)}: give a number, at least 1")
-        if strangers := [side for side in self.scales or () if not _is_count(side)]:
+        if strangers := [side for side in self.scales or () if not is_count(side)]:
             raise InputError(f"protocol.scales has {strangers[0]!r}: give pixels, at least 1")
         if not isinstance(self.flip, bool):
             raise InputError(f"protocol.flip={self.flip!r}: give true or false")
-        if self.logit_scale is not None and not (_is_number(self.logit_scale) and self.logit_scale > 0):
+        if self.logit_scale is not None and not (is_number(self.logit_scale) and self.logit_scale > 0):
             raise InputError(f"protocol.logit_scale={self.logit_scale}: give a number above 0, or null for the model's")
         threshold = self.background_threshold
-        if threshold is not None and not (_is_number(threshold) and 0 <= threshold <= 1):
+        if threshold is not None and not (is_number(threshold) and 0 <= threshold <= 1):
             raise InputError(f"protocol.background_threshold={threshold} is not a probability between 0 and 1 (null: the model's)")
+
+    def _write_alike(self) -> None:
+        """One of two ways to say the same, so that what does the same is equal and has one hash."""
+        for name in ("logit_scale", "background_threshold"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, float(getattr(self, name)))
+        if self.scales is not None and len(self.scales) == 1:
+            object.__setattr__(self, "short_side", self.scales[0])
+            object.__setattr__(self, "scales", None)
 
     def input_sizes(self, height: int, width: int) -> list[Size]:
         """Height and width at which an image of this height and width is seen: one, or one of each of `scales`."""
@@ -113,14 +124,6 @@ class Protocol:
     def hash(self) -> str:
         """Twelve hexadecimal digits that two protocols share if they do the same (a sha256 of `settings`)."""
         return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _is_count(value: Any, none: bool = False) -> bool:
-    return value is None if none and value is None else isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 NATIVE = Protocol()

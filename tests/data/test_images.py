@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from maskclip import InputError
-from maskclip.data.images import find_images, read_image, read_mask, write_mask
+from maskclip.data.images import read_image, read_mask, write_mask
 
 RED = (200, 30, 40)
 
@@ -96,16 +96,3 @@ def test_a_colour_picture_is_no_mask(tmp_path: Path) -> None:
     Image.new("RGB", (2, 2)).save(tmp_path / "mask.png")
     with pytest.raises(InputError, match=r"mask\.png has mode RGB"):
         read_mask(tmp_path / "mask.png")
-
-
-def test_find_images(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no images in"):
-        find_images(tmp_path)
-    with pytest.raises(InputError, match="no such file or folder"):
-        find_images(tmp_path / "nowhere")
-    for name in ("b.JPG", "a.png", "sub dir/ä.webp", "notes.txt"):
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.touch()
-    assert [p.relative_to(tmp_path).as_posix() for p in find_images(tmp_path)] == ["a.png", "b.JPG", "sub dir/ä.webp"]
-    assert find_images(tmp_path / "a.png") == [tmp_path / "a.png"]

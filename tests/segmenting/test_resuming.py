@@ -12,7 +12,7 @@ import pytest
 from maskclip import InputError, Vocabulary
 from maskclip.segmenting.inputs import Picture, find_pictures
 from maskclip.segmenting.outputs import Outputs
-from maskclip.segmenting.resuming import prepare
+from maskclip.segmenting.resuming import SOURCES, prepare
 
 SETTINGS: dict[str, Any] = {"model.weights_sha256": "abc", "classes.names": ["cat", "sky"], "protocol.short_side": 512, "top": None}
 WORDS = Vocabulary(["cat", "sky"])
@@ -60,9 +60,59 @@ def test_a_picture_that_was_changed_is_done_again(tmp_path: Path, photos: Path) 
     outputs, pictures = outputs_in(tmp_path), pictures_of(photos)
     todo(outputs, pictures)
     write(outputs, "a", "b", "c")
-    later = outputs.path("masks", "a").stat().st_mtime + 5
-    os.utime(photos / "b.png", (later, later))
-    assert todo(outputs, pictures) == ["b"]
+    os.utime(photos / "b.png", (1000, 1000))  # put there by cp -p, and older than the outputs
+    (photos / "c.png").write_text("more")
+    assert todo(outputs, pictures) == ["b", "c"]
+    assert not outputs.path("masks", "b").exists(), "a kill from here on would leave it beside a record of the new picture"
+    write(outputs, "b", "c")
+    assert todo(outputs, pictures) == []
+
+
+def test_a_record_that_was_cut_off(tmp_path: Path, photos: Path) -> None:
+    outputs, pictures = outputs_in(tmp_path), pictures_of(photos)
+    todo(outputs, pictures)
+    write(outputs, "a", "b", "c")
+    record = tmp_path / "out" / SOURCES
+    record.write_text(record.read_text()[:-20])
+    assert todo(outputs, pictures) == ["c"]
+    write(outputs, "c")
+    assert todo(outputs, pictures) == []
+
+
+def test_pictures_that_were_moved(tmp_path: Path, photos: Path) -> None:
+    outputs = outputs_in(tmp_path)
+    todo(outputs, pictures_of(photos))
+    write(outputs, "a", "b", "c")
+    moved = photos.rename(tmp_path / "moved")
+    assert todo(outputs, pictures_of(moved)) == []
+    (moved / "a.png").write_text("changed there")
+    assert todo(outputs, pictures_of(moved)) == ["a"]
+
+
+def test_pictures_with_the_same_name_in_calls_of_their_own(tmp_path: Path, photos: Path) -> None:
+    outputs = outputs_in(tmp_path)
+    (photos / "a.jpg").write_text("another")
+    assert todo(outputs, pictures_of(photos / "a.jpg")) == ["a"]
+    write(outputs, "a")
+    (photos / "a.png").write_text("a twin!")  # as many bytes, and the same time
+    as_old = (photos / "a.jpg").stat().st_mtime_ns
+    os.utime(photos / "a.png", ns=(as_old, as_old))
+    with pytest.raises(InputError, match=r"masks/a\.png is of .*photos/a\.jpg, not of .*photos/a\.png: name another"):
+        todo(outputs, pictures_of(photos / "a.png"))
+    assert todo(outputs, pictures_of(photos)) == ["a_jpg", "a_png", "b", "c"]
+    assert todo(outputs, pictures_of(photos / "a.jpg")) == []
+
+
+def test_a_picture_that_is_gone_leaves_its_outputs(tmp_path: Path, photos: Path) -> None:
+    outputs, pictures = outputs_in(tmp_path), pictures_of(photos)
+    todo(outputs, pictures)
+    write(outputs, "a", "b", "c")
+    content = (photos / "b.png").stat()
+    (photos / "b.png").unlink()
+    assert todo(outputs, pictures) == ["b"] and outputs.path("masks", "b").exists()
+    (photos / "b.png").write_text("")
+    os.utime(photos / "b.png", ns=(content.st_mtime_ns, content.st_mtime_ns))
+    assert todo(outputs, pictures) == []
 
 
 def test_other_settings_are_refused_unless_all_is_done_anew(tmp_path: Path, photos: Path) -> None:
@@ -70,12 +120,23 @@ def test_other_settings_are_refused_unless_all_is_done_anew(tmp_path: Path, phot
     todo(outputs, pictures)
     write(outputs, "a", "b", "c")
     (tmp_path / "out" / "masks" / "notes.txt").write_text("somebody's")
+    (tmp_path / "out" / "broken.txt").write_text("# of an earlier run\n")
     with pytest.raises(InputError, match=r'classes.names was \["cat", "sky"\], is \["cat"\]; protocol.flip was null, is true\): name'):
         todo(outputs, pictures, **{"classes.names": ["cat"], "protocol.flip": True})
     assert todo(outputs, pictures, overwrite=True, **{"classes.names": ["cat"]}) == ["a", "b", "c"]
     left = {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    assert left == {"notes.txt", "legend.json", "legend.png", "segment.json"}
+    assert left == {"notes.txt", "legend.json", "legend.png", "segment.json", "sources.jsonl"}
     assert json.loads((tmp_path / "out" / "segment.json").read_text())["settings"]["classes.names"] == ["cat"]
+
+
+def test_the_legend_names_what_is_there(tmp_path: Path, photos: Path) -> None:
+    pictures, legend = pictures_of(photos), tmp_path / "out" / "legend.json"
+    todo(outputs_in(tmp_path, soft=["margin"]), pictures)
+    write(outputs_in(tmp_path, soft=["margin"]), "a")
+    todo(outputs_in(tmp_path), pictures)
+    assert list(json.loads(legend.read_text())["files"]) == ["masks/*.png", "overlays/*.jpg", "margin/*.png"]
+    todo(outputs_in(tmp_path, overlays=False), pictures, overwrite=True)
+    assert list(json.loads(legend.read_text())["files"]) == ["masks/*.png"]
 
 
 def test_only_another_number_of_best_classes_differs(tmp_path: Path, photos: Path) -> None:
@@ -125,8 +186,8 @@ def test_pictures_of_the_same_name_from_elsewhere(tmp_path: Path, photos: Path) 
     write(outputs, "a")
     (tmp_path / "other").mkdir()
     for name in ("a", "z"):
-        (tmp_path / "other" / f"{name}.png").write_text("")
-    with pytest.raises(InputError, match=r"masks/a\.png is not of .*other/a\.png but of a picture in .*photos: name another output"):
+        (tmp_path / "other" / f"{name}.png").write_text("of the other")
+    with pytest.raises(InputError, match=r"masks/a\.png is of .*photos/a\.png, not of .*other/a\.png: name another output"):
         todo(outputs, pictures_of(tmp_path / "other"))
     assert todo(outputs, pictures_of(tmp_path / "other" / "z.png")) == ["z"]
     assert todo(outputs, pictures_of(photos)) == ["b", "c"]

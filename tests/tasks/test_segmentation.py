@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from maskclip import InputError, MaskCLIP, Protocol
-from maskclip.data.images import read_image
+from maskclip.data.images import read_image, read_mask
 from maskclip.inference import predict, predict_image
 from maskclip.segmenting.inputs import Picture, find_pictures
 from maskclip.segmenting.outputs import Outputs
@@ -99,6 +99,15 @@ def test_features_are_unit_and_make_the_labels(tmp_path: Path, tiny: MaskCLIP) -
         run(tiny, outputs, [], Protocol(flip=True))
 
 
+def test_features_of_a_picture_that_is_too_large_for_one_look(tmp_path: Path, tiny: MaskCLIP) -> None:
+    photos = draw(tmp_path / "photos", 1)
+    outputs = Outputs(tmp_path / "out", tiny.vocabulary, features=True)
+    run(tiny, outputs, find_pictures([str(photos)], outputs.folder), Protocol(short_side=80, max_pixels=48 * 40), num_workers=0)
+    with np.load(outputs.path("features", "000")) as stored:
+        assert stored["input_size"].tolist() == [40, 48] and tuple(stored["covered_size"]) == tiny.covered_size(40, 48)
+    assert read_mask(outputs.path("masks", "000")).shape == (40, 48)
+
+
 def test_a_full_disk_stops_the_run_with_a_sentence(tmp_path: Path, tiny: MaskCLIP, monkeypatch: pytest.MonkeyPatch) -> None:
     photos = draw(tmp_path / "photos", 12)
     real, room = Image.Image.save, iter(range(5))
@@ -120,12 +129,13 @@ def test_nothing_to_do(tmp_path: Path, tiny: MaskCLIP) -> None:
     assert run(tiny, Outputs(tmp_path / "out", tiny.vocabulary), []).broken == []
 
 
-def test_what_prepare_cannot_do_is_said(tmp_path: Path, tiny: MaskCLIP) -> None:
+@pytest.mark.parametrize("kind", [InputError, OSError, ZeroDivisionError])
+def test_what_prepare_cannot_do_is_said(tmp_path: Path, tiny: MaskCLIP, kind: type[Exception]) -> None:
     def prepare() -> list[Picture]:
-        raise OSError("no such place")
+        raise kind("no such place")
 
     task = Segmentation(tiny, PROTOCOL, Outputs(tmp_path / "out", tiny.vocabulary), prepare)
-    with pytest.raises(InputError, match="no such place"):
+    with pytest.raises(kind, match="no such place"):
         pl.Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False).predict(task)
 
 

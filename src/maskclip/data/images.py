@@ -92,15 +92,3 @@ def write_atomically(image: Image.Image, path: Path, **options: object) -> None:
     """Save a picture so that a kill at any moment leaves no half-written file under its name."""
     with replacing(path) as partial:
         image.save(partial, format={".jpg": "JPEG", ".png": "PNG"}[path.suffix], **options)
-
-
-def find_images(source: Path) -> list[Path]:
-    """The picture `source` itself, or all pictures below the folder `source`, sorted. Raises `InputError` if there are none."""
-    if source.is_file():
-        return [source]
-    if not source.is_dir():
-        raise InputError(f"no such file or folder: {source}")
-    found = sorted(p for p in source.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-    if not found:
-        raise InputError(f"no images in {source} (looked for {', '.join(sorted(IMAGE_SUFFIXES))}, in subfolders too)")
-    return found

@@ -152,6 +152,10 @@ class MaskCLIP(Frozen):
     def softmax_first(self) -> bool:
         return self.released.softmax
 
+    @property
+    def raw_votes(self) -> bool:
+        return self.released.raw_votes and self.key_smoothing is not None
+
     def forward(self, image: Tensor, classes: Tensor | None = None, words: bool = False) -> Tensor:
         """Class logits (B, C, h, w) of RGB images (B, 3, H, W) in 0..1; with `classes` (U,), only those compete.
 

@@ -44,6 +44,7 @@ class Student(nn.Module):
     logit_scale = 1.0
     background_threshold = None
     softmax_first = False
+    raw_votes = False
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from hydra.types import RunMode
@@ -37,6 +39,21 @@ def by_data(table: DictConfig | dict[str, Any], otherwise: Any, *, _root_: DictC
 
 
 OmegaConf.register_new_resolver("by_data", by_data, replace=True)
+
+
+def options(*, _root_: DictConfig) -> str:
+    """For --help: the config groups of a program and what there is to choose, what is chosen in brackets."""
+    lines = []
+    for group, chosen in sorted(OmegaConf.select(_root_, "hydra.runtime.choices").items()):
+        names = sorted(path.stem for path in (PROJECT / "conf" / group).glob("[!_]*.yaml"))
+        if names and group != "hydra" and names != [chosen]:
+            words = " ".join(f"[{name}]" if name == chosen else name for name in names)
+            lines += textwrap.wrap(words, 120, initial_indent=f"  {group:<12}", subsequent_indent=" " * 14, break_on_hyphens=False)
+    title = "Groups, as in group=option; what is chosen is in brackets, the files are in conf/:"
+    return "\n".join([title, "", *lines, ""]) if lines else ""
+
+
+OmegaConf.register_new_resolver("options", options, replace=True)
 
 
 def be_quiet() -> None:
@@ -94,11 +111,15 @@ def build(node: Any, **objects: Any) -> Any:
 def build_trainer(cfg: DictConfig, patience: timedelta = default_pg_timeout, **options: Any) -> pl.Trainer:
     """The trainer of a config; over several processes, each waits for the others for so long.
 
+    With `sync_batchnorm` null, batch statistics are of all GPUs where there are several.
     Over several processes, buffers are not broadcast before each forward pass: in validation one process may have an
     image more than another and would wait for ever. The tasks share them when it matters.
     """
     settings = plain(cfg.trainer)
-    several = settings["num_nodes"] > 1 or settings["devices"] not in (1, "1")
+    devices = settings["devices"]
+    several = settings["num_nodes"] > 1 or (len(devices) > 1 if isinstance(devices, list) else devices not in (1, "1"))
+    if settings["sync_batchnorm"] is None:
+        settings["sync_batchnorm"] = several and settings["accelerator"] != "cpu" and torch.cuda.is_available()
     if settings["strategy"] == "ddp" or (settings["strategy"] == "auto" and several):
         options["strategy"] = DDPStrategy(broadcast_buffers=False, timeout=patience)
     return build({k: v for k, v in settings.items() if k not in options}, **options)

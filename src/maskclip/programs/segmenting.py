@@ -20,7 +20,7 @@ from maskclip.models.maskclip import MaskCLIP
 from maskclip.models.student import Student
 from maskclip.programs.common import build, build_trainer, plain, words_of
 from maskclip.protocol import Protocol
-from maskclip.segmenting.inputs import Picture, find_pictures, write_broken
+from maskclip.segmenting.inputs import BROKEN, Picture, find_pictures, write_broken
 from maskclip.segmenting.outputs import Outputs
 from maskclip.segmenting.resuming import prepare
 from maskclip.tasks import Segmentation
@@ -107,7 +107,7 @@ def report(task: Segmentation, pictures: list[Picture], seconds: float) -> None:
     print(
         f"{len(pictures) - len(broken)} of {len(pictures)} images segmented; {rate}{', '.join(task.outputs.kinds)} and legend in {output}"
     )
-    write_broken(output / "broken.txt", pictures, broken)
+    write_broken(output / BROKEN, pictures, broken)
     if broken:
         listed = "\n  ".join(why for _, why in broken[:20]) + ("\n  ..." if len(broken) > 20 else "")
         raise InputError(f"{len(broken)} of {len(pictures)} images could not be read, see {output / 'broken.txt'}:\n  {listed}")

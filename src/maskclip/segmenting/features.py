@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -37,9 +38,14 @@ def check_features(protocol: Protocol) -> None:
 
 @torch.inference_mode()
 def dense_features(model: Segmenter, image: Tensor, protocol: Protocol) -> Features:
-    """Features of a picture (3, H, W) uint8, on the CPU; the whole picture goes in at once, in full precision."""
-    seen = resize(image[None].float() / 255, protocol.input_sizes(image.shape[1], image.shape[2])[0])
+    """Features of a picture (3, H, W) uint8, on the CPU, in full precision.
+
+    The whole picture goes in at once: scaled down, ratio kept, if that would be more than `protocol.max_pixels`.
+    """
+    height, width = protocol.input_sizes(image.shape[1], image.shape[2])[0]
+    shrink = min(1.0, math.sqrt(protocol.max_pixels / (height * width)))
+    height, width = max(1, int(height * shrink)), max(1, int(width * shrink))
+    seen = resize(image[None].float() / 255, (height, width))
     with forward_in("fp32", seen.device, model):
         found = model.features(seen) if isinstance(model, Student) else model.clip(seen)[0]  # type: ignore[attr-defined]
-    height, width = seen.shape[-2:]
     return Features(F.normalize(found.float(), dim=1)[0].cpu(), (height, width), model.covered_size(height, width))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import takewhile
@@ -13,19 +14,14 @@ from maskclip.data.images import IMAGE_SUFFIXES
 from maskclip.errors import InputError
 from maskclip.files import write_text
 
+BROKEN = "broken.txt"
+
 
 class Picture(NamedTuple):
     """A picture at `path` (absolute); `name`, such as "sub/cat", is where its outputs lie below their folders, less a suffix."""
 
     path: str
     name: str
-
-    @property
-    def root(self) -> str:
-        """The folder that the name counts from, as far as path and name have folders in common."""
-        above, below = PurePath(self.path).parent.parts, PurePath(self.name).parent.parts
-        common = above[: len(above) - len(below)] if above[len(above) - len(below) :] == below else above
-        return str(PurePath(*common))
 
 
 class _Found(NamedTuple):
@@ -52,11 +48,23 @@ def _pictures_of(source: Path, output: Path) -> Iterable[_Found]:
     if source.is_file():
         return _listed(source) if source.suffix.lower() == ".txt" else [_Found(str(source.absolute()), PurePath(source.name))]
     if source.is_dir():
-        return _within(source, source.rglob("*"), output, f"in {source}")
+        return _within(source, _walk(source), output, f"in {source}")
     if not glob.has_magic(str(source)):
         raise InputError(f"no such file or folder: {source} (input)")
     plain = takewhile(lambda part: not glob.has_magic(part), source.parts)
     return _within(Path(*plain), map(Path, glob.iglob(str(source), recursive=True)), output, f"fit {source}")  # noqa: PTH207
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """All files below a folder, in linked folders too; of a circle of links, once around."""
+    seen: set[str] = set()
+    for place, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(place, name) for name in files)
 
 
 def _within(root: Path, candidates: Iterable[Path], output: Path, where: str) -> list[_Found]:
@@ -115,13 +123,24 @@ def _named(found: Sequence[_Found]) -> list[Picture]:
 def write_broken(path: Path, pictures: Sequence[Picture], broken: Sequence[tuple[Picture, str]]) -> None:
     """Write the list of pictures that could not be read, with the reasons as comments; it can be given as input.
 
-    Lines that `path` already has stay, but for those of the `pictures` of this run; without any, there is no file.
+    What `path` has already stays, but for the `pictures` of this run; without any, there is no file.
     """
     seen = {picture.name for picture in pictures}
-    kept = [Picture(f.path, f.name) for f in _listed(path) if f.name and f.name not in seen] if path.is_file() else []
-    lines = [f"{picture.path}\t{picture.name}\n" for picture in kept]
-    lines += [f"# {' '.join(why.split())}\n{picture.path}\t{picture.name}\n" for picture, why in broken]
+    kept = [entry for entry in _read_broken(path) if entry[0].name not in seen]
+    lines = [f"# {' '.join(why.split())}\n{picture.path}\t{picture.name}\n" for picture, why in [*kept, *broken]]
     if lines:
         write_text(path, "# could not be read; behind the tab: the name of the outputs\n" + "".join(lines))
     else:
         path.unlink(missing_ok=True)
+
+
+def _read_broken(path: Path) -> Iterator[tuple[Picture, str]]:
+    if not path.is_file():
+        return
+    why = ""
+    for line in path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")[1:]:
+        where, tab, name = line.partition("\t")
+        if line.startswith("# "):
+            why = line[2:]
+        elif tab:
+            yield Picture(where, name), why

@@ -12,10 +12,11 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from maskclip.checks import is_count
 from maskclip.data.images import write_atomically, write_mask
 from maskclip.errors import InputError
 from maskclip.files import replacing, write_json, writing
-from maskclip.inference import Prediction
+from maskclip.labelling import SOFT, Prediction
 from maskclip.pictures import legend, overlay
 from maskclip.segmenting.features import Features
 from maskclip.vocabulary import Vocabulary
@@ -30,7 +31,6 @@ FOLDERS = {
     "features": (".npz", "features (D, h, w) float16 of unit length, of the picture scaled to input_size; they cover covered_size"),
 }
 """The folders of outputs: the suffix of the files in each, and what they are."""
-SOFT = ("confidence", "margin", "entropy")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Outputs:
         for name in ("masks", "overlays", "features"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name}={getattr(self, name)}: give true or false")
-        if not isinstance(self.top, int) or isinstance(self.top, bool) or not 0 <= self.top <= len(self.vocabulary):
+        if not is_count(self.top, least=0) or self.top > len(self.vocabulary):
             raise InputError(f"top={self.top}: give a number from 0 to {len(self.vocabulary)}, as many as there are classes")
         if not self.kinds:
             raise InputError("nothing to write: masks=false and overlays=false leave only soft, top and features, and none is asked for")

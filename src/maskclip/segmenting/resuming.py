@@ -4,23 +4,40 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from maskclip.errors import InputError
-from maskclip.files import remove_stale, write_json
-from maskclip.segmenting.inputs import Picture
+from maskclip.files import remove_stale, write_json, writing
+from maskclip.segmenting.inputs import BROKEN, Picture
 from maskclip.segmenting.outputs import FOLDERS, Outputs
 
 RECORD = "segment.json"
+SOURCES = "sources.jsonl"
+"""A line for each picture, [name, path, bytes, time of the last change in ns]; of several for one name the last one counts."""
+
+
+class Source(NamedTuple):
+    """Which picture outputs are of."""
+
+    path: str
+    size: int
+    changed: int
+
+    def is_now(self, other: Source) -> bool:
+        """Whether it is that picture: unchanged, in its place or moved from there."""
+        unchanged = (self.size, self.changed) == (other.size, other.changed)
+        return unchanged and (self.path == other.path or not os.path.exists(self.path))  # noqa: PTH110
 
 
 def prepare(outputs: Outputs, pictures: Sequence[Picture], settings: Mapping[str, Any], overwrite: bool = False) -> list[Picture]:
     """Make the folder of outputs ready; returns those `pictures` that are still to be done, in their order.
 
-    Removes what killed runs left half-written, writes the legend and segment.json: the `settings` that outputs depend on,
-    and the folders that pictures came from. `overwrite` removes the outputs of all earlier runs first.
+    Removes what killed runs left half-written and the outputs of pictures that have changed. Writes the legend, segment.json
+    with the `settings` that outputs depend on, and sources.jsonl with what each output is of, before there are any outputs:
+    a kill at any moment leaves none that is of something else. `overwrite` removes the outputs of all earlier runs first.
     Raises `InputError` if the outputs there were made with other settings or of other pictures, or not by this program.
     """
     folder, told = outputs.folder, json.loads(json.dumps(settings))  # as a record has them: tuples are lists there
@@ -28,39 +45,42 @@ def prepare(outputs: Outputs, pictures: Sequence[Picture], settings: Mapping[str
     used = any(_outputs_in(folder))  # before the record is read: whoever writes outputs has written it
     record = _read(folder / RECORD)
     if used and record is None:
-        raise InputError(
-            f"{folder} has files in {', '.join(_folders(folder))} and no {RECORD} that says what made them: name another output"
-        )
+        there = ", ".join(kind for kind in FOLDERS if (folder / kind).is_dir())
+        raise InputError(f"{folder} has files in {there} and no {RECORD} that says what made them: name another output")
     if overwrite and record is not None:
-        write_json(folder / RECORD, record | {"settings": None})  # a kill must not leave old outputs beside new settings
-        for path in _outputs_in(folder):
-            path.unlink()
+        write_json(folder / RECORD, {"settings": None})  # a kill must not leave old outputs beside new settings
+        _remove_all(folder)
         record = None
     remove_stale(folder)
-    roots = set(record["roots"]) if record else set()
     if record is not None:
         _check_settings(folder, record["settings"], told)
         told["top"] = told.get("top") or record["settings"].get("top")
-    todo = [picture for picture in pictures if not _is_done(outputs, picture, roots)]
-    roots |= {picture.root for picture in pictures}
-    write_json(folder / RECORD, {"settings": told, "roots": sorted(roots)})
+    known = _sources(folder / SOURCES)
+    sources = {picture.name: _source(picture) for picture in pictures}
+    todo = [picture for picture in pictures if not _is_done(outputs, picture, sources[picture.name], known.get(picture.name))]
+    write_json(folder / RECORD, {"settings": told})
     outputs.write_legend()
+    _remember(folder / SOURCES, {name: source for name, source in sources.items() if source is not None and source != known.get(name)})
     return todo
 
 
-def _folders(folder: Path) -> list[str]:
-    return [kind for kind in FOLDERS if (folder / kind).is_dir()]
-
-
 def _outputs_in(folder: Path) -> Iterator[Path]:
-    for kind in _folders(folder):
-        yield from (path for path in (folder / kind).rglob(f"*{FOLDERS[kind][0]}") if path.is_file())
+    for kind, (suffix, _) in FOLDERS.items():
+        yield from (path for path in (folder / kind).rglob(f"*{suffix}") if path.is_file())
+
+
+def _remove_all(folder: Path) -> None:
+    for path in [*_outputs_in(folder), folder / SOURCES, folder / BROKEN]:
+        path.unlink(missing_ok=True)
+    for kind in FOLDERS:
+        for place, _, _ in os.walk(folder / kind, topdown=False):
+            with suppress(OSError):  # somebody's files are in it
+                os.rmdir(place)  # noqa: PTH106
 
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        return {"settings": record["settings"], "roots": list(record["roots"])}
+        return {"settings": json.loads(path.read_text(encoding="utf-8"))["settings"]}
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as cause:
@@ -84,23 +104,52 @@ def _brief(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _is_done(outputs: Outputs, picture: Picture, roots: set[str]) -> bool:
-    """Whether all outputs of a picture are there, newer than it. Raises `InputError` if they may be of another picture."""
+def _sources(path: Path) -> dict[str, Source]:
+    """The pictures that a record knows, by their names."""
+    known = {}
     try:
-        changed = os.stat(picture.path).st_mtime_ns  # noqa: PTH116  # a million of them
+        with path.open(encoding="ascii", errors="replace") as lines:
+            for line in lines:
+                with suppress(ValueError, TypeError):  # the last line of a run that was killed: its outputs were never begun
+                    name, *source = json.loads(line)
+                    known[name] = Source(*source)
+    except FileNotFoundError:
+        pass
+    return known
+
+
+def _remember(path: Path, sources: Mapping[str, Source]) -> None:
+    """Append, in whole lines: others may do so at the same time."""
+    if sources:
+        with writing(path), path.open("a", encoding="ascii") as file:
+            file.write("\n" * (path.stat().st_size > 0) + "".join(f"{json.dumps([n, *s])}\n" for n, s in sources.items()))
+
+
+def _source(picture: Picture) -> Source | None:
+    """None if it is not there."""
+    try:
+        found = os.stat(picture.path)  # noqa: PTH116  # a million of them
     except OSError:
+        return None
+    return Source(picture.path, found.st_size, found.st_mtime_ns)
+
+
+def _is_done(outputs: Outputs, picture: Picture, now: Source | None, before: Source | None) -> bool:
+    """Whether all outputs of a picture as it is now are there; those of the picture as it was are removed.
+
+    Raises `InputError` for outputs of another picture.
+    """
+    if now is None:
         return False
-    for kind in outputs.kinds:
-        path = outputs.path(kind, picture.name)
-        try:
-            written = path.stat().st_mtime_ns
-        except FileNotFoundError:
-            return False
-        if picture.root not in roots:
-            raise InputError(
-                f"{path} is not of {picture.path} but of a picture in {', '.join(sorted(roots))}: name another output "
-                f"(if these are the same pictures in a new place, say so under roots in {outputs.folder / RECORD})"
-            )
-        if written < changed:
-            return False
-    return True
+    if before is not None and before.is_now(now):
+        return all(outputs.path(kind, picture.name).is_file() for kind in outputs.kinds)
+    old = [path for path in (outputs.path(kind, picture.name) for kind in FOLDERS) if path.is_file()]
+    if old and before is not None and before.path != now.path:
+        raise InputError(f"{old[0]} is of {before.path}, not of {now.path}: name another output, or segment both in one run")
+    _remove(old)
+    return False
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)

@@ -6,14 +6,16 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
 from torch import distributed
 from torch.utils.data import DataLoader
 
+from maskclip.checks import is_count
 from maskclip.errors import InputError
-from maskclip.inference import Segmenter, predict
+from maskclip.inference import Segmenter, predict, rule_of
 from maskclip.protocol import Protocol
 from maskclip.segmenting.features import check_features, dense_features
 from maskclip.segmenting.inputs import Picture
@@ -43,8 +45,9 @@ class Segmentation(pl.LightningModule):
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer pictures than processes
         for name, number, least in (("batch", batch, 1), ("num_workers", num_workers, 0), ("num_writers", num_writers, 1)):
-            if not isinstance(number, int) or isinstance(number, bool) or number < least:
+            if not is_count(number, least):
                 raise InputError(f"{name}={number}: give a number, at least {least}")
+        rule_of(model, protocol, outputs.soft, outputs.top)
         if outputs.features:
             check_features(protocol)
         self.model, self.protocol, self.outputs, self.prepare = model, protocol, outputs, prepare
@@ -54,18 +57,18 @@ class Segmentation(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         """What is to be done and where, from the first process; what it cannot do stops all of them."""
-        plan: object = None
+        plan: tuple[Path, list[Picture]] | None = None
+        problem: Exception | None = None
         if self.trainer.is_global_zero:
             try:
                 plan = (self.outputs.folder, list(self.prepare()))
-            except (InputError, OSError) as error:
-                plan = str(error)
+            except Exception as error:  # of any kind: the other processes wait for the plan
+                problem = error
         plan = self.trainer.strategy.broadcast(plan)
-        if isinstance(plan, str):
-            if self.trainer.is_global_zero:
-                raise InputError(plan)
+        if problem is not None:
+            raise problem
+        if plan is None:
             sys.exit(2)  # the first process says why
-        assert isinstance(plan, tuple)
         folder, self.todo = plan
         self.outputs = replace(self.outputs, folder=folder)  # its default holds the time, which may differ
 
