@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import statistics
 from collections.abc import Callable
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from benchmarks.inference import Case, Fixed, build
 from benchmarks.timing import growth, take_turns
 from maskclip import predict
+from maskclip.callbacks import peak_memory
 from maskclip.functional import REMOVED, resize
 from maskclip.results import device_name
 
@@ -67,14 +67,8 @@ def benchmark_memory(device: torch.device) -> None:
     model = build(LARGE, "maskclip", device)
     image = torch.randint(0, 256, (3, *LARGE.image), dtype=torch.uint8, device=device)
     print(f"{device_name(device)}, torch {torch.__version__}\n{LARGE}\npeak memory in GB")
-    print(f"{'before':<46}{_peak(device):>8.2f}", flush=True)
+    print(f"{'before':<46}{peak_memory(device):>8.2f}", flush=True)
     predict(model, [image], LARGE.protocol)
-    print(f"{'labels':<46}{_peak(device):>8.2f}", flush=True)
+    print(f"{'labels':<46}{peak_memory(device):>8.2f}", flush=True)
     predict(model, [image], LARGE.protocol, ("confidence", "margin", "entropy"), 3)
-    print(f"{'and confidence, margin, entropy, 3 best classes':<46}{_peak(device):>7.2f}", flush=True)
-
-
-def _peak(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(f"{'and confidence, margin, entropy, 3 best classes':<46}{peak_memory(device):>7.2f}", flush=True)

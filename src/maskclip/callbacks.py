@@ -76,6 +76,7 @@ class Pace(Callback):
         if trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
         self._stop()
+        self._since = (time.perf_counter(), 0)  # waiting for the next batch counts
         self.peak = peak_memory(pl_module.device)
         pl_module.log_dict({"train/images_per_second": self.images / self.seconds, "train/memory_gb": self.peak})
 
