@@ -41,13 +41,15 @@ def test_the_truth_of_a_picture_is_what_is_given_and_what_was_hidden(tiny: MaskC
     assert (shown[1] == 4).all() and (shown[2] == 6).all()
 
 
-def test_pace_counts_the_images_of_all_processes_and_not_the_time_between(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([0.0, 4.0, 100.0, 104.0])  # 2 batches take 4 s, a validation 96, 2 batches 4 s again
+def test_pace_counts_the_images_of_all_processes_and_waits_but_not_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 4.0, 4.0, 5.0, 100.0, 103.0, 103.0])  # 2 batches take 4 s, a wait 1, a validation 95, 2 batches 3 s
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
     logged: list[dict[str, float]] = []
     pace, module = Pace(), SimpleNamespace(log_dict=logged.append, device=torch.device("cpu"))
     for step in (1, 2, 3, 4):
         trainer: Any = SimpleNamespace(world_size=3, global_step=step, log_every_n_steps=2)
+        if step == 3:
+            pace.on_validation_start()
         pace.on_train_batch_start(trainer, module)  # type: ignore[arg-type]
         pace.on_train_batch_end(trainer, module, None, {"image": torch.zeros(5, 3, 1, 1)})  # type: ignore[arg-type]
     assert [entry["train/images_per_second"] for entry in logged] == [30 / 4, 60 / 8]
