@@ -6,7 +6,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from maskclip import InputError
 from maskclip.acceleration import accelerate, forward_in
@@ -92,12 +91,6 @@ def test_linear_layers_of_every_shape(shape: tuple[int, ...], bias: bool) -> Non
             found = layer(x.transpose(0, -2).contiguous().transpose(0, -2))  # not contiguous
     assert found.shape == expected.shape
     torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
-
-
-def test_operations_are_counted_all_the_same(model: nn.Module) -> None:
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter, forward_in("fp32", CPU, model):
-        model(torch.randn(1, 400, 64))
-    assert counter.get_total_flops() == 2 * 400 * 64 * (3 * 64 + 64 + 96) + 4 * 400 * 400 * 64
 
 
 def test_what_was_set_is_set_again(model: nn.Module) -> None:
