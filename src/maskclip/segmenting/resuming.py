@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,7 +57,10 @@ def prepare(outputs: Outputs, pictures: Sequence[Picture], settings: Mapping[str
         told["top"] = told.get("top") or record["settings"].get("top")
     known = _sources(folder / SOURCES)
     sources = {picture.name: _source(picture) for picture in pictures}
-    todo = [picture for picture in pictures if not _is_done(outputs, picture, sources[picture.name], known.get(picture.name))]
+    for name, source in sources.items():
+        if source is not None:
+            _remove_others(outputs, name, source, known.get(name))
+    todo = [picture for picture in pictures if sources[picture.name] is None or not _is_complete(outputs, picture.name)]
     write_json(folder / RECORD, {"settings": told})
     outputs.write_legend()
     _remember(folder / SOURCES, {name: source for name, source in sources.items() if source is not None and source != known.get(name)})
@@ -134,22 +137,16 @@ def _source(picture: Picture) -> Source | None:
     return Source(picture.path, found.st_size, found.st_mtime_ns)
 
 
-def _is_done(outputs: Outputs, picture: Picture, now: Source | None, before: Source | None) -> bool:
-    """Whether all outputs of a picture as it is now are there; those of the picture as it was are removed.
-
-    Raises `InputError` for outputs of another picture.
-    """
-    if now is None:
-        return False
+def _remove_others(outputs: Outputs, name: str, now: Source, before: Source | None) -> None:
+    """Remove the outputs of this name that are of a picture as it was. Raises `InputError` for those of another picture."""
     if before is not None and before.is_now(now):
-        return all(outputs.path(kind, picture.name).is_file() for kind in outputs.kinds)
-    old = [path for path in (outputs.path(kind, picture.name) for kind in FOLDERS) if path.is_file()]
+        return
+    old = [path for path in (outputs.path(kind, name) for kind in FOLDERS) if path.is_file()]
     if old and before is not None and before.path != now.path:
         raise InputError(f"{old[0]} is of {before.path}, not of {now.path}: name another output, or segment both in one run")
-    _remove(old)
-    return False
+    for path in old:
+        path.unlink()
 
 
-def _remove(paths: Iterable[Path]) -> None:
-    for path in paths:
-        path.unlink(missing_ok=True)
+def _is_complete(outputs: Outputs, name: str) -> bool:
+    return all(outputs.path(kind, name).is_file() for kind in outputs.kinds)
