@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import statistics
 import threading
@@ -35,7 +36,8 @@ def take_turns(one: Callable[[], object], other: Callable[[], object], runs: int
 def growth(call: Callable[[], object], device: torch.device) -> float | None:
     """By how many GB the memory in use grows at most during a call: torch's on a GPU, else this process's, looked at every millisecond.
 
-    None where the system does not say what a process has in use (/proc of Linux).
+    None where the system does not say what a process has in use (/proc of Linux). What earlier calls freed goes back to the system
+    first: a call that takes it again would seem to need nothing.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -44,6 +46,7 @@ def growth(call: Callable[[], object], device: torch.device) -> float | None:
         return (torch.cuda.max_memory_allocated(device) - before) / 1e9
     if not RESIDENT.is_file():
         return None
+    _trim()
     before, most, done = _resident(), 0, threading.Event()
 
     def watch() -> None:
@@ -63,6 +66,12 @@ def growth(call: Callable[[], object], device: torch.device) -> float | None:
 
 def _resident() -> int:
     return int(RESIDENT.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _trim() -> None:
+    """Give freed memory back to the system, where the C library is one that keeps it and can (glibc)."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 def milliseconds(call: Callable[[int], object], runs: int) -> float:
