@@ -30,6 +30,7 @@ from benchmarks.labels import benchmark_labels, benchmark_memory  # noqa: E402
 from benchmarks.training import benchmark_training  # noqa: E402
 
 from maskclip.acceleration import PRECISIONS  # noqa: E402
+from maskclip.errors import InputError  # noqa: E402
 
 
 def parse() -> argparse.Namespace:
@@ -51,7 +52,7 @@ def parse() -> argparse.Namespace:
         help="fp32, bf16 or fp16; inference: several, as in fp32,bf16 (default: %(default)s)",
     )
     add("--compile", action="store_true", help="torch.compile: also, in inference; the student, in training")
-    add("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--device", type=_device, default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     if args.what == "training" and len(args.precision) > 1:
         parser.error("training: one --precision at a time")
@@ -62,6 +63,15 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text}: give a number, at least 1")
     return int(text)
+
+
+def _device(text: str) -> torch.device:
+    try:
+        device = torch.device(text)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as cause:  # also: built without it
+        raise argparse.ArgumentTypeError(f"{text}: there is none ({str(cause).splitlines()[0]})") from cause
+    return device
 
 
 def _precisions(text: str) -> list[str]:
@@ -87,4 +97,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")

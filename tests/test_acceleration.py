@@ -80,6 +80,16 @@ def test_attention_with_a_bias_is_left_alone() -> None:
         torch.testing.assert_close(F.scaled_dot_product_attention(q, k, v, attn_mask=bias), v)
 
 
+def test_attention_of_groups_of_heads_and_linear_layers_of_one_output_are_left_alone() -> None:
+    q, k = torch.randn(2, 8, 200, 16, dtype=torch.bfloat16), torch.randn(2, 4, 200, 16, dtype=torch.bfloat16)
+    x, weight = torch.randn(30000, 12), torch.randn(12)
+    with torch.inference_mode(), forward_in("fp32", CPU):
+        found = F.scaled_dot_product_attention(q, k, k, enable_gqa=True)
+        torch.testing.assert_close(F.linear(x, weight), x @ weight, atol=1e-5, rtol=1e-5)
+    many = k.repeat_interleave(2, dim=1).double()
+    torch.testing.assert_close(found.double(), (q.double() @ many.mT * 0.25).softmax(-1) @ many, atol=0.02, rtol=0.02)
+
+
 @pytest.mark.parametrize("shape", [(5,), (2500,), (3, 1000), (2, 300, 7)])
 @pytest.mark.parametrize("bias", [True, False])
 def test_linear_layers_of_every_shape(shape: tuple[int, ...], bias: bool) -> None:

@@ -16,11 +16,11 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from maskclip import Protocol, Released, Student, Vocabulary
+from maskclip import InputError, Protocol, Released, Student, Vocabulary
 from maskclip.clip import STRATEGIES
 from maskclip.data.corruptions import CORRUPTIONS
 from maskclip.data.transforms import TrainTransform
-from maskclip.programs.common import build, plain
+from maskclip.programs.common import build, build_trainer, plain
 
 CONF = ROOT / "conf"
 PROGRAMS = ("train", "eval", "segment", "embed", "export")
@@ -53,14 +53,20 @@ def options(group: str) -> list[str]:
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_help_lists_the_groups_of_the_program_and_no_others(program: str) -> None:
+def test_help_lists_the_groups_of_the_program_and_no_others_and_all_settings(program: str) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        shown = str(compose(program, overrides=["hydra.job.name=x"], return_hydra_config=True).hydra.help.template)
+        cfg = compose(program, overrides=["hydra.job.name=x"], return_hydra_config=True)
+    shown, _, settings = str(cfg.hydra.help.template).partition("Settings, as in key=value, all of them:")
     rows = [line for line in shown.splitlines() if line[:2] == "  " and line[2:3].strip() and line[12:14] == "  "]
     listed = {line.split()[0]: line.split()[1:] for line in rows}
     assert {group for group in GROUPS[program] if len(options(group)) > 1} <= listed.keys() <= set(GROUPS[program])
     assert not any(name.startswith("_") for names in listed.values() for name in names)
-    assert f"python src/{program}.py" in shown and "$CONFIG" in shown
+    assert f"python src/{program}.py" in shown
+    told = yaml.safe_load(settings.partition("Settings of Hydra itself")[0].replace("$$", "$"))
+    plain = {key: value for key, value in OmegaConf.to_container(cfg).items() if key != "hydra"}
+    for values in (told, plain):
+        values.get("classes", {}).pop("palette", None)
+    assert told == plain
 
 
 def cases() -> Iterator[tuple[str, str]]:
@@ -298,3 +304,18 @@ def test_the_official_presets(name: str, without: set[str], compose_cfg: Callabl
 def test_the_tiny_clips_config_is_open_clips_format() -> None:
     content = json.loads((ROOT / "src/maskclip/assets/maskclip-tiny.json").read_text())
     assert set(content) == {"embed_dim", "vision_cfg", "text_cfg"}
+
+
+def test_a_setting_that_its_target_does_not_have() -> None:
+    with pytest.raises(InputError, match=r"maskclip.protocol.Protocol: got an unexpected keyword argument 'strides'"):
+        build(OmegaConf.create({"_target_": "maskclip.protocol.Protocol", "strides": 1}))
+
+
+@pytest.mark.parametrize(
+    "setting", ["num_nodes=x", "num_nodes=0", "devices=x", "devices=0", "devices=[]", "devices=[a]", "devices=true", "devices=-2"]
+)
+def test_devices_that_cannot_be(setting: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("eval", overrides=["trainer=cpu", f"trainer.{setting}", "trainer.default_root_dir=null"])
+    with pytest.raises(InputError, match=f"trainer.{setting.partition('=')[0]}="):
+        build_trainer(cfg)

@@ -68,13 +68,16 @@ class _ProductsByOneDNN(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is torch.ops.aten.linear.default and _is_large(args[0], torch.float32):
-            return _as_convolution(*args)
-        if func is torch.ops.aten.linear.default and _is_large(args[0], torch.bfloat16):
-            return func(args[0].contiguous(), *args[1:])  # else the weights are copied for every row
-        if func is torch.ops.aten.scaled_dot_product_attention.default and len(args) == 3 and _is_large(args[1], torch.bfloat16):
-            return _attention(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func is torch.ops.aten.linear.default and args[1].dim() == 2 and not kwargs:
+            if _is_large(args[0], torch.float32):
+                return _as_convolution(*args)
+            if _is_large(args[0], torch.bfloat16):
+                return func(args[0].contiguous(), *args[1:])  # else the weights are copied for every row
+        plain = len(args) == 3 and kwargs.keys() <= {"scale"}  # no mask, no groups of heads
+        if func is torch.ops.aten.scaled_dot_product_attention.default and plain and _is_large(args[1], torch.bfloat16):
+            return _attention(*args, **kwargs)
+        return func(*args, **kwargs)
 
 
 def _is_large(x: Tensor, dtype: torch.dtype) -> bool:

@@ -124,3 +124,19 @@ def test_the_list_of_broken_pictures(tmp_path: Path) -> None:
     assert find_pictures([str(path)], OUTPUT) == [first, second]
     write_broken(path, [first, second], [])
     assert not path.exists()
+
+
+@pytest.mark.parametrize("name", ["a .jpg ", " a", "tab\there", "line\nbreak", "car\rriage", '"quoted"', "#number", 'half"', "", "ünï ☃"])
+def test_any_name_survives_the_list_of_broken_pictures(tmp_path: Path, name: str) -> None:
+    path, picture = tmp_path / "broken.txt", Picture(f"/p/{name}.jpg", f"{name}x" if name else "x")
+    write_broken(path, [picture], [(picture, "cut off")])
+    assert find_pictures([str(path)], OUTPUT) == [picture]
+    write_broken(path, [], [])
+    assert find_pictures([str(path)], OUTPUT) == [picture]
+    write_broken(path, [picture], [])
+    assert not path.exists()
+
+
+def test_a_list_of_paths_with_quotes(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text('"odd\\tname.jpg"\n"not json\n  plain.jpg\r\n')
+    assert names(tmp_path / "list.txt") == ["odd\tname", '"not json', "plain"]

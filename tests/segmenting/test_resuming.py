@@ -99,8 +99,28 @@ def test_pictures_with_the_same_name_in_calls_of_their_own(tmp_path: Path, photo
     os.utime(photos / "a.png", ns=(as_old, as_old))
     with pytest.raises(InputError, match=r"masks/a\.png is of .*photos/a\.jpg, not of .*photos/a\.png: name another"):
         todo(outputs, pictures_of(photos / "a.png"))
-    assert todo(outputs, pictures_of(photos)) == ["a_jpg", "a_png", "b", "c"]
+    assert todo(outputs, pictures_of(photos)) == ["a_png", "b", "c"]
     assert todo(outputs, pictures_of(photos / "a.jpg")) == []
+
+
+def test_a_twin_that_comes_and_goes(tmp_path: Path, photos: Path) -> None:
+    outputs = outputs_in(tmp_path)
+    todo(outputs, pictures_of(photos))
+    outputs.path("masks", "a").parent.mkdir(parents=True, exist_ok=True)
+    write(outputs, "b", "c")
+    for kind in outputs.kinds:
+        outputs.path(kind, "a").write_text(f"{kind} of a.png")
+    (photos / "a.jpg").write_text("a twin")
+    assert todo(outputs, pictures_of(photos)) == ["a_jpg"]
+    assert outputs.path("masks", "a_png").read_text() == "masks of a.png" and not outputs.path("masks", "a").exists()
+    write(outputs, "a_jpg")
+    (photos / "a.jpg").unlink()
+    assert todo(outputs, pictures_of(photos)) == []
+    assert outputs.path("overlays", "a").read_text() == "overlays of a.png" and not outputs.path("overlays", "a_png").exists()
+    (photos / "a.jpg").write_text("a twin")
+    (photos / "a.png").write_text("changed")
+    assert todo(outputs, pictures_of(photos)) == ["a_jpg", "a_png"]
+    assert not outputs.path("masks", "a").exists() and not outputs.path("masks", "a_png").exists()
 
 
 def test_a_picture_that_is_gone_leaves_its_outputs(tmp_path: Path, photos: Path) -> None:

@@ -107,7 +107,8 @@ def create(architecture: str, with_text: bool = True) -> CLIP:
 
 
 def _without_text(architecture: str) -> dict[str, Any]:
-    config = open_clip.get_model_config(architecture)
+    if (config := open_clip.get_model_config(architecture)) is None:
+        raise RuntimeError("it has no architecture of that name")
     toy = {"context_length": 8, "vocab_size": 8, "width": 8, "heads": 1, "layers": 1}
     return {key: config[key] for key in ("embed_dim", "vision_cfg", "quick_gelu") if key in config} | {"text_cfg": toy}
 

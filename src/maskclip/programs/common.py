@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+import re
 import sys
 import textwrap
 import warnings
@@ -10,10 +12,11 @@ from collections.abc import Callable
 from datetime import timedelta
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from hydra.types import RunMode
@@ -23,6 +26,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.distributed.constants import default_pg_timeout
 
+from maskclip.checks import is_count
 from maskclip.errors import InputError
 from maskclip.results import PROJECT
 from maskclip.vocabulary import read_words
@@ -54,6 +58,31 @@ def options(*, _root_: DictConfig) -> str:
 
 
 OmegaConf.register_new_resolver("options", options, replace=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML with mappings below each other and lists of words or numbers in lines."""
+
+
+_Dumper.add_representer(
+    list,
+    lambda dumper, values: dumper.represent_sequence(
+        "tag:yaml.org,2002:seq", values, flow_style=not any(isinstance(value, (list, dict)) for value in values)
+    ),
+)
+
+
+def settings(*, _root_: DictConfig) -> str:
+    """For --help: all settings of a program as YAML, its own before those of its groups; colours are counted."""
+    shown = {str(key): value for key, value in cast(Card, OmegaConf.to_container(_root_)).items() if key != "hydra"}
+    if palette := shown.get("classes", {}).get("palette"):
+        shown["classes"]["palette"] = f"{len(palette)} colours"
+    ordered = dict(sorted(shown.items(), key=lambda item: isinstance(item[1], dict)))
+    text = yaml.dump(ordered, Dumper=_Dumper, default_flow_style=False, sort_keys=False, width=120, allow_unicode=True)
+    return text.replace("$", "$$")  # Hydra fills in $CONFIG and the like
+
+
+OmegaConf.register_new_resolver("settings", settings, replace=True)
 
 
 def be_quiet() -> None:
@@ -104,8 +133,16 @@ def words_of(node: DictConfig) -> Card:
 
 
 def build(node: Any, **objects: Any) -> Any:
-    """What a config node describes, given objects that OmegaConf must not touch (it turns dataclasses into dicts)."""
-    return instantiate(node, _convert_="all", _partial_=True)(**objects)
+    """What a config node describes, given objects that OmegaConf must not touch (it turns dataclasses into dicts).
+
+    Raises `InputError` for settings that it does not have.
+    """
+    made = instantiate(node, _convert_="all", _partial_=True)
+    try:
+        inspect.signature(made.func).bind(*made.args, **made.keywords | objects)
+    except TypeError as cause:
+        raise InputError(f"{node['_target_']}: {cause}") from cause
+    return made(**objects)
 
 
 def build_trainer(cfg: DictConfig, patience: timedelta = default_pg_timeout, **options: Any) -> pl.Trainer:
@@ -117,9 +154,20 @@ def build_trainer(cfg: DictConfig, patience: timedelta = default_pg_timeout, **o
     """
     settings = plain(cfg.trainer)
     devices = settings["devices"]
+    _check_devices(devices, settings["num_nodes"])
     several = settings["num_nodes"] > 1 or (len(devices) > 1 if isinstance(devices, list) else devices not in (1, "1"))
     if settings["sync_batchnorm"] is None:
         settings["sync_batchnorm"] = several and settings["accelerator"] != "cpu" and torch.cuda.is_available()
     if settings["strategy"] == "ddp" or (settings["strategy"] == "auto" and several):
         options["strategy"] = DDPStrategy(broadcast_buffers=False, timeout=patience)
     return build({k: v for k, v in settings.items() if k not in options}, **options)
+
+
+def _check_devices(devices: Any, nodes: Any) -> None:
+    """Raises `InputError` for what Lightning would not take, or would only stumble over."""
+    if not is_count(nodes):
+        raise InputError(f"trainer.num_nodes={nodes}: give a number, at least 1")
+    numbers = isinstance(devices, list) and devices and all(is_count(number, least=0) for number in devices)
+    text = isinstance(devices, str) and re.fullmatch(r"auto|-1|\d+(,\d+)*,?", devices)
+    if not (numbers or text or devices == -1 or is_count(devices)):
+        raise InputError(f"trainer.devices={devices}: give how many, at least 1, a list of their numbers such as [0,2], or auto for all")

@@ -103,10 +103,10 @@ def predict_all(trainer: pl.Trainer, task: Segmentation) -> None:
 def report(task: Segmentation, pictures: list[Picture], seconds: float) -> None:
     """Say what was done and write the list of broken pictures. Raises `InputError` if there are any."""
     broken, output = task.broken, task.outputs.folder
-    rate = f"{len(task.todo)} in {seconds:.0f} s; " if task.todo else ""
-    print(
-        f"{len(pictures) - len(broken)} of {len(pictures)} images segmented; {rate}{', '.join(task.outputs.kinds)} and legend in {output}"
-    )
+    done = len(pictures) - len(broken)
+    rate = f"; {len(task.todo)} in {seconds:.0f} s" if task.todo else ""
+    where = f"; {', '.join(task.outputs.kinds)} and legend in {output}" if done else ""
+    print(f"{done} of {len(pictures)} images segmented{rate}{where}")
     write_broken(output / BROKEN, pictures, broken)
     if broken:
         listed = "\n  ".join(why for _, why in broken[:20]) + ("\n  ..." if len(broken) > 20 else "")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import glob
+import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path, PurePath
 from typing import NamedTuple
@@ -85,7 +87,10 @@ def _within(root: Path, candidates: Iterable[Path], output: Path, where: str) ->
 
 
 def _listed(file: Path) -> Iterator[_Found]:
-    """The pictures of a text file, there or not: one path a line, and behind a tab, if it is there, the name of its outputs."""
+    """The pictures of a text file, there or not: one path a line, and behind a tab, if it is there, the name of its outputs.
+
+    What no line could hold is in double quotes, as a JSON string.
+    """
     try:
         text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")
     except OSError as cause:
@@ -95,7 +100,7 @@ def _listed(file: Path) -> Iterator[_Found]:
     if not lines:
         raise InputError(f"the list {file} names no images (input): give one path a line")
     for line in lines:
-        given, _, name = (part.strip() for part in line.partition("\t"))
+        given, name = _fields(line)
         path = (file.parent / given).absolute()
         relative = PurePath(given)
         if relative.is_absolute() or ".." in relative.parts:
@@ -116,7 +121,9 @@ def _named(found: Sequence[_Found]) -> list[Picture]:
     taken: dict[str, str] = {}
     for path, name in pictures:
         if (other := taken.setdefault(name, path)) != path:
-            raise InputError(f"{other} and {path} would be written to the same place, {name}; segment their folders one by one")
+            raise InputError(
+                f"{other} and {path} would be written to the same place, {name}: rename one, or give each an output of its own"
+            )
     return pictures
 
 
@@ -127,7 +134,7 @@ def write_broken(path: Path, pictures: Sequence[Picture], broken: Sequence[tuple
     """
     seen = {picture.name for picture in pictures}
     kept = [entry for entry in _read_broken(path) if entry[0].name not in seen]
-    lines = [f"# {' '.join(why.split())}\n{picture.path}\t{picture.name}\n" for picture, why in [*kept, *broken]]
+    lines = [f"# {' '.join(why.split())}\n{_line(*picture)}\n" for picture, why in [*kept, *broken]]
     if lines:
         write_text(path, "# could not be read; behind the tab: the name of the outputs\n" + "".join(lines))
     else:
@@ -139,8 +146,27 @@ def _read_broken(path: Path) -> Iterator[tuple[Picture, str]]:
         return
     why = ""
     for line in path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")[1:]:
-        where, tab, name = line.partition("\t")
         if line.startswith("# "):
             why = line[2:]
-        elif tab:
-            yield Picture(where, name), why
+        elif "\t" in line:
+            yield Picture(*_fields(line)), why
+
+
+def _line(*fields: str) -> str:
+    """Fields as a line of a list: those that a line cannot hold as they are become JSON strings."""
+    return "\t".join(
+        json.dumps(field) if field != field.strip() or field[:1] in '"#' or set("\t\r\n") & set(field) else field for field in fields
+    )
+
+
+def _fields(line: str) -> tuple[str, str]:
+    """The path of a line, and the name, "" if there is none."""
+    path, _, name = line.partition("\t")
+    return _unquoted(path.strip()), _unquoted(name.strip())
+
+
+def _unquoted(field: str) -> str:
+    if field.startswith('"') and field.endswith('"'):
+        with suppress(ValueError):  # a path that happens to have quotes
+            return str(json.loads(field))
+    return field

@@ -57,8 +57,9 @@ def prepare(outputs: Outputs, pictures: Sequence[Picture], settings: Mapping[str
         told["top"] = told.get("top") or record["settings"].get("top")
     known = _sources(folder / SOURCES)
     sources = {picture.name: _source(picture) for picture in pictures}
+    renamed = _follow_names(outputs, sources, known)
     for name, source in sources.items():
-        if source is not None:
+        if source is not None and name not in renamed:
             _remove_others(outputs, name, source, known.get(name))
     todo = [picture for picture in pictures if sources[picture.name] is None or not _is_complete(outputs, picture.name)]
     write_json(folder / RECORD, {"settings": told})
@@ -87,7 +88,9 @@ def _read(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as cause:
-        raise InputError(f"{path} is not the record of a run of src/segment.py ({type(cause).__name__}): name another output") from cause
+        raise InputError(
+            f"{path} is not the record of a run of src/segment.py ({type(cause).__name__}): name another output, or delete the folder"
+        ) from cause
 
 
 def _check_settings(folder: Path, before: dict[str, Any] | None, now: dict[str, Any]) -> None:
@@ -97,6 +100,8 @@ def _check_settings(folder: Path, before: dict[str, Any] | None, now: dict[str, 
     differ = [key for key in before | now if before.get(key) != now.get(key)]
     if None in (before.get("top"), now.get("top")):  # one of the runs does without
         differ = [key for key in differ if key != "top"]
+    if "classes.names" in differ:  # what follows from the names need not be said
+        differ = [key for key in differ if key not in ("classes.prompts", "classes.palette", "model.text_sha256")]
     if differ:
         said = "; ".join(f"{key} was {_brief(before.get(key))}, is {_brief(now.get(key))}" for key in differ)
         raise InputError(f"{folder} has outputs of other settings ({said}): {remedy}")
@@ -137,13 +142,37 @@ def _source(picture: Picture) -> Source | None:
     return Source(picture.path, found.st_size, found.st_mtime_ns)
 
 
+def _follow_names(outputs: Outputs, sources: Mapping[str, Source | None], known: Mapping[str, Source]) -> set[str]:
+    """Move the outputs of pictures that had another name before, remove them if the picture has changed; returns the new names.
+
+    A cat.jpg is cat, but cat_jpg as long as there is a cat.png beside it.
+    """
+    before: dict[str, list[str]] = {}
+    for name, source in known.items():
+        before.setdefault(source.path, []).append(name)
+    moved = set()
+    for name, now in sources.items():
+        if now is None or (name in known and known[name].path != now.path):
+            continue
+        for old in before.get(now.path, ()):
+            if old in sources or os.path.dirname(old) != os.path.dirname(name):  # noqa: PTH120
+                continue
+            for path, new in ((outputs.path(kind, old), outputs.path(kind, name)) for kind in FOLDERS):
+                if path.is_file() and known[old] == now:
+                    path.replace(new)
+                    moved.add(name)
+                else:
+                    path.unlink(missing_ok=True)
+    return moved
+
+
 def _remove_others(outputs: Outputs, name: str, now: Source, before: Source | None) -> None:
     """Remove the outputs of this name that are of a picture as it was. Raises `InputError` for those of another picture."""
     if before is not None and before.is_now(now):
         return
     old = [path for path in (outputs.path(kind, name) for kind in FOLDERS) if path.is_file()]
     if old and before is not None and before.path != now.path:
-        raise InputError(f"{old[0]} is of {before.path}, not of {now.path}: name another output, or segment both in one run")
+        raise InputError(f"{old[0]} is of {before.path}, not of {now.path}: name another output")
     for path in old:
         path.unlink()
 
