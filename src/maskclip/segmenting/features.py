@@ -46,6 +46,6 @@ def dense_features(model: Segmenter, image: Tensor, protocol: Protocol) -> Featu
     shrink = min(1.0, math.sqrt(protocol.max_pixels / (height * width)))
     height, width = max(1, int(height * shrink)), max(1, int(width * shrink))
     seen = resize(image[None].float() / 255, (height, width))
-    with forward_in("fp32", seen.device, model):
+    with forward_in("fp32", seen.device):  # without the model: if that is compiled, its tower alone is not
         found = model.features(seen) if isinstance(model, Student) else model.clip(seen)[0]  # type: ignore[attr-defined]
     return Features(F.normalize(found.float(), dim=1)[0].cpu(), (height, width), model.covered_size(height, width))
