@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from maskclip import InputError, Prediction, Protocol, Vocabulary, predict, predict_labels, predict_logits
-from maskclip.functional import best_word
+from maskclip.functional import best_word, resize
 from maskclip.inference import predict_image
 from maskclip.labelling import SOFT
 from maskclip.models.student import Student
@@ -95,12 +95,13 @@ class Noise(torch.nn.Module):
     def covered_size(self, height: int, width: int) -> tuple[int, int]:
         return -(-height // 8) * 8, -(-width // 8) * 8
 
-    def forward(self, image: Tensor, words: bool = False) -> Tensor:
+    def forward(self, image: Tensor, words: bool = False, with_features: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         self.saw.append(tuple(image.shape))
         rows, columns = self.covered_size(*image.shape[-2:])
         padded = F.pad(image, (0, columns - image.shape[-1], 0, rows - image.shape[-2]))
         logits = F.conv2d(padded - 0.5, self.weight, stride=8)
-        return logits if words else best_word(logits, self.vocabulary.logit_counts)
+        scores = logits if words else best_word(logits, self.vocabulary.logit_counts)
+        return (scores, logits) if with_features else scores
 
 
 def sized(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -211,6 +212,37 @@ def test_large_inputs_are_cut(caplog: pytest.LogCaptureFixture) -> None:
     model.saw.clear()
     predict(model, [image], Protocol(max_pixels=60_000))
     assert model.saw == [(1, 3, 40, 1500)]
+
+
+def test_no_window_has_more_pixels_than_an_input_may_have() -> None:
+    model, shape = Noise(), (3, 90, 200)
+    predict(model, [torch.rand(shape)], Protocol(max_pixels=2000))
+    assert {shape[-2:] for shape in model.saw} == {(44, 44)}
+    model.saw.clear()
+    predict(model, [torch.rand(3, 20, 200)], Protocol(max_pixels=2000))
+    assert {shape[-2:] for shape in model.saw} == {(20, 100)}
+
+
+def test_features_come_from_the_pass_that_labels_come_from() -> None:
+    model, protocol = Noise(), Protocol(short_side=48, batch=2)
+    images = [IMAGES[0], IMAGES[1], IMAGES[0]]
+    found = predict(model, images, protocol, features=True)
+    assert sorted(model.saw) == [(1, 3, 105, 48), (2, 3, 48, 70)]
+    for image, prediction, plain in zip(images, found, predict(model, images, protocol), strict=True):
+        assert prediction.features is not None and plain.features is None and torch.equal(prediction.labels, plain.labels)
+        seen = protocol.input_sizes(*image.shape[1:])[0]
+        assert (prediction.features.input_size, prediction.features.covered_size) == (seen, model.covered_size(*seen))
+        _, features = model(resize(image[None].float() / 255, seen), with_features=True)
+        torch.testing.assert_close(prediction.features.features, F.normalize(features, dim=1)[0].float())
+
+
+def test_features_of_an_image_that_is_cut_are_of_one_scaled_down() -> None:
+    model, image = Noise(), torch.rand(3, 90, 200)
+    found = predict(model, [image], Protocol(max_pixels=90 * 50), features=True)[0]
+    assert found.labels.shape == (90, 200) and found.features is not None
+    assert found.features.input_size == (45, 100) and model.saw[-1] == (1, 3, 45, 100)
+    with pytest.raises(InputError, match="features=true needs a protocol that looks at an image once"):
+        predict(model, [image], Protocol(window=32, stride=16), features=True)
 
 
 def test_logits_at_full_size_agree_with_the_labels() -> None:

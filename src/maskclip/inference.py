@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 from typing import Protocol as Interface
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -19,16 +21,18 @@ from maskclip.acceleration import forward_in
 from maskclip.data.images import to_rgb
 from maskclip.errors import InputError
 from maskclip.functional import resize
-from maskclip.labelling import SOFT, Prediction, Rule, View, full_logits, label_map
+from maskclip.labelling import SOFT, Features, Prediction, Rule, View, full_logits, label_map
 from maskclip.protocol import NATIVE, Protocol, Size
 from maskclip.resampling import resample, window_starts, windows
 from maskclip.vocabulary import Vocabulary
 
 __all__ = [
     "NATIVE",
+    "Features",
     "Prediction",
     "Protocol",
     "Segmenter",
+    "check_features",
     "predict",
     "predict_image",
     "predict_labels",
@@ -43,6 +47,7 @@ class Segmenter(Interface):
     """What predicts: logits on a grid that covers `covered_size` pixels, for RGB (B, 3, H, W) in 0..1.
 
     They are of the classes, (B, C, h, w), or, where asked for, of all `words`, (B, sum of `vocabulary.logit_counts`, h, w).
+    `with_features` gives a pair, logits and the features (B, D, h, w) in the space of the text embeddings they are made from.
     `vocabulary` are the classes, `method` what a table calls it, `provenance` what made it, `weights_sha256` a
     fingerprint of its weights. `logit_scale` times logits go into a softmax; below `background_threshold` a pixel is background.
     `softmax_first`: the released code's habit, see `Released`; `raw_votes`: another, logits are no longer ones.
@@ -69,7 +74,7 @@ class Segmenter(Interface):
     @property
     def raw_votes(self) -> bool: ...
 
-    def __call__(self, image: Tensor, /, *, words: bool = False) -> Tensor: ...
+    def __call__(self, image: Tensor, /, *, words: bool = ..., with_features: bool = ...) -> Any: ...
 
     def covered_size(self, height: int, width: int) -> Size: ...
 
@@ -116,20 +121,37 @@ def rule_of(model: Segmenter, protocol: Protocol = NATIVE, soft: Sequence[str] =
     )
 
 
+def check_features(protocol: Protocol) -> None:
+    """Raise `InputError` for a protocol with several looks at an image: their features are on no common grid."""
+    if protocol.window is not None or protocol.scales is not None or protocol.flip:
+        raise InputError("features=true needs a protocol that looks at an image once: leave out window, scales and flip")
+
+
 @torch.inference_mode()
 def predict(
-    model: Segmenter, images: Sequence[Tensor], protocol: Protocol = NATIVE, soft: Sequence[str] = (), top: int = 0
+    model: Segmenter,
+    images: Sequence[Tensor],
+    protocol: Protocol = NATIVE,
+    soft: Sequence[str] = (),
+    top: int = 0,
+    features: bool = False,
 ) -> list[Prediction]:
     """Predictions of images of any sizes, each (3, H, W) RGB, uint8 or float in 0..1, at the sizes they came in.
 
     `soft` names what is wanted besides labels, of "confidence", "margin" and "entropy"; `top` is how many best classes are.
+    `features`: also the dense features, from the same forward pass; an image of more than `protocol.max_pixels`, which is
+    cut into windows for its labels, is scaled down to that and seen once more for them.
     Windows and views of one size go through the network together, `protocol.batch` at a time, whatever image they are of.
     The model's device is used, and predictions stay there. Raises `InputError` for what is no image, or not known.
     """
     rule = rule_of(model, protocol, soft, top)
+    if features:
+        check_features(protocol)
     found: dict[int, Prediction] = {}
-    for index, views in _views(model, images, protocol):
+    for index, views, dense in _views(model, images, protocol, features):
         found[index] = label_map(views, rule, len(model.vocabulary), soft, top)
+        if features:
+            found[index] = replace(found[index], features=dense or _features_scaled_down(model, images[index], protocol))
     return [found[index] for index in range(len(images))]
 
 
@@ -138,7 +160,7 @@ def predict_logits(model: Segmenter, image: Tensor, protocol: Protocol = NATIVE)
     """Logits (B, C, H, W) at the size of `image` (B, 3, H, W), all at once; of words where `protocol.synonyms` needs them."""
     if protocol.average != "logits":
         raise InputError(f"protocol.average={protocol.average}: there are no logits to give, only probabilities")
-    logits = {index: full_logits(views) for index, views in _views(model, list(image), protocol)}
+    logits = {index: full_logits(views) for index, views, _ in _views(model, list(image), protocol)}
     return torch.stack([logits[index] for index in range(len(image))])
 
 
@@ -155,8 +177,13 @@ def predict_image(model: Segmenter, image: Image.Image, protocol: Protocol = NAT
     return predict(model, [pixels], protocol)[0].labels.cpu().numpy()
 
 
-def _views(model: Segmenter, images: Sequence[Tensor], protocol: Protocol) -> Iterator[tuple[int, list[View]]]:
-    """The views of each image, by its index, as soon as all its windows have gone through the network."""
+def _views(
+    model: Segmenter, images: Sequence[Tensor], protocol: Protocol, with_features: bool = False
+) -> Iterator[tuple[int, list[View], Features | None]]:
+    """The views of each image, by its index, as soon as all its windows have gone through the network.
+
+    With its features, if they are wanted and it went in whole.
+    """
     looks = [look for index, image in enumerate(images) for look in _looks(index, image, protocol)]
     groups: dict[Size, list[tuple[int, int, int]]] = defaultdict(list)
     for number, look in enumerate(looks):
@@ -168,17 +195,22 @@ def _views(model: Segmenter, images: Sequence[Tensor], protocol: Protocol) -> It
         return _seen(images[looks[number].image].to(device), looks[number])
 
     logits: dict[int, list[Tensor]] = defaultdict(list)
+    dense: dict[int, Features] = {}
     for (height, width), jobs in groups.items():
         for start in range(0, len(jobs), protocol.batch):
             chunk = jobs[start : start + protocol.batch]
             pixels = torch.stack([_floats(seen(number)[:, y : y + height, x : x + width]) for number, y, x in chunk])
-            for (number, _, _), one in zip(chunk, _forward(model, pixels, protocol), strict=True):
+            found, features = _forward(model, pixels, protocol, with_features)
+            for (number, _, _), one in zip(chunk, found, strict=True):
                 logits[number].append(one)
+            if features is not None:
+                whole = [(place, looks[number]) for place, (number, _, _) in enumerate(chunk) if looks[number].seen == (height, width)]
+                dense |= {look.image: _features(model, features[place], look.seen) for place, look in whole}
             for index in sorted({looks[number].image for number, _, _ in chunk}):
                 mine = [number for number, look in enumerate(looks) if look.image == index]
                 if all(len(logits[number]) == len(looks[number].places) for number in mine):
                     size = (images[index].shape[-2], images[index].shape[-1])
-                    yield index, [_view(model, looks[number], logits.pop(number), size) for number in mine]
+                    yield index, [_view(model, looks[number], logits.pop(number), size) for number in mine], dense.pop(index, None)
 
 
 def _looks(index: int, image: Tensor, protocol: Protocol) -> list[_Look]:
@@ -221,13 +253,32 @@ def _seen(image: Tensor, look: _Look) -> Tensor:
     return image.flip(2) if look.mirrored else image
 
 
-def _forward(model: Segmenter, pixels: Tensor, protocol: Protocol) -> Tensor:
+def _forward(model: Segmenter, pixels: Tensor, protocol: Protocol, with_features: bool = False) -> tuple[Tensor, Tensor | None]:
+    """Logits (B, C, h, w), and, if they are wanted, features (B, D, h, w)."""
+    wanted = {"words": protocol.synonyms == "probability", "with_features": with_features}
     with forward_in(protocol.precision, pixels.device, model):
-        logits = (model(pixels, words=True) if protocol.synonyms == "probability" else model(pixels)).float()
+        found = model(pixels, **{name: True for name, on in wanted.items() if on})
+    logits, features = found if with_features else (found, None)
+    logits = logits.float()
     if logits.isnan().any():
         remedy = "weights or an image are broken" if protocol.precision == "fp32" else "try protocol.precision=fp32"
         raise InputError(f"the network gives no numbers (NaN) in {protocol.precision}: {remedy}")
-    return logits
+    return logits, features
+
+
+def _features(model: Segmenter, features: Tensor, seen: Size) -> Features:
+    return Features(F.normalize(features.float(), dim=0), seen, model.covered_size(*seen))
+
+
+def _features_scaled_down(model: Segmenter, image: Tensor, protocol: Protocol) -> Features:
+    """Of an image that would be cut: it is scaled down, ratio kept, to `protocol.max_pixels`."""
+    height, width = protocol.input_sizes(image.shape[1], image.shape[2])[0]
+    shrink = math.sqrt(protocol.max_pixels / (height * width))
+    size = max(1, int(height * shrink)), max(1, int(width * shrink))
+    pixels = resize(_floats(image.to(_device(model)))[None], size)
+    _, features = _forward(model, pixels, protocol, with_features=True)
+    assert features is not None
+    return _features(model, features[0], size)
 
 
 def _view(model: Segmenter, look: _Look, logits: Sequence[Tensor], size: Size) -> View:

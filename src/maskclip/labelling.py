@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -55,6 +55,20 @@ class Rule:
 
 
 @dataclass(frozen=True)
+class Features:
+    """What the network says of an image in the space of the text embeddings, for whoever wants to search or cluster.
+
+    `features` (D, h, w) float32 of unit length: cosines with text embeddings are their dot products. The network saw the
+    image scaled to `input_size` (height, width); the grid covers `covered_size`, which is that and what was padded at the
+    bottom and right.
+    """
+
+    features: Tensor
+    input_size: tuple[int, int]
+    covered_size: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class Prediction:
     """What is predicted for an image of H x W pixels; all but the labels are None unless asked for.
 
@@ -62,6 +76,7 @@ class Prediction:
     background threshold: `confidence` (H, W) of the best class, `margin` (H, W) between it and the second, `entropy`
     (H, W) of all in nats, made to sum to one where only the best word of each class counts; `top_classes` (K, H, W), typed
     as the labels, and `top_probabilities` (K, H, W) of the best ones, best first. Floats are of the logits' type, float32.
+    `features` are those that the logits are made from.
     """
 
     labels: Tensor
@@ -70,6 +85,14 @@ class Prediction:
     entropy: Tensor | None = None
     top_classes: Tensor | None = None
     top_probabilities: Tensor | None = None
+    features: Features | None = None
+
+    def cpu(self) -> Prediction:
+        """The same on the CPU."""
+        there: dict[str, Any] = {name: value.cpu() for name, value in vars(self).items() if isinstance(value, Tensor)}
+        if self.features is not None:
+            there["features"] = replace(self.features, features=self.features.features.cpu())
+        return replace(self, **there)
 
 
 @dataclass(frozen=True)
@@ -97,7 +120,7 @@ def label_map(
     """
     logits, size = views[0].logits, (len(views[0].rows), len(views[0].columns))
     kind = torch.uint8 if num_classes <= 256 else torch.int32
-    results = {"labels": logits.new_empty(size, dtype=kind)}
+    results: dict[str, Any] = {"labels": logits.new_empty(size, dtype=kind)}
     results |= {name: logits.new_empty(size) for name in soft}
     if top:
         results |= {"top_classes": logits.new_empty((top, *size), dtype=kind), "top_probabilities": logits.new_empty((top, *size))}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
@@ -14,8 +15,8 @@ from maskclip.errors import InputError
 
 Size = tuple[int, int]
 
-AUTOMATIC_WINDOW, AUTOMATIC_STRIDE = 1024, 768
-"""Pixels; for inputs of more than `max_pixels`, where the protocol has no windows of its own."""
+AUTOMATIC_WINDOW = 1024
+"""Pixels; for inputs of more than `max_pixels`, where the protocol has no windows of its own; less where that is still more."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Protocol:
     smaller of the two scales counts (as "(2048, 512)" does in mmsegmentation). `scales` are several short sides in the place
     of one, each limited by `long_side`; `flip` adds the mirror image of each. `window` and `stride`, in pixels of the scaled
     image, cut it into square windows, the last ones shifted inwards; a side shorter than the window is taken whole.
-    Inputs of more than `max_pixels` are cut into windows anyway.
+    Inputs of more than `max_pixels` are cut into windows anyway, of 1024 every 768, or smaller ones of so many pixels.
 
     Logits of overlapping windows are averaged; scales and mirror images too, or, with `average` "probabilities", their
     softmax. `logit_scale` (what logits are multiplied by before a softmax over them; refinements inside the model keep
@@ -112,7 +113,10 @@ class Protocol:
         """Window and stride for an input of this size; None: it goes in whole."""
         if self.window is not None and self.stride is not None:
             return self.window, self.stride
-        return (AUTOMATIC_WINDOW, AUTOMATIC_STRIDE) if height * width > self.max_pixels else None
+        if height * width <= self.max_pixels:
+            return None
+        window = min(AUTOMATIC_WINDOW, max(math.isqrt(self.max_pixels), self.max_pixels // min(height, width)))
+        return window, max(1, window * 3 // 4)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -156,15 +156,19 @@ class MaskCLIP(Frozen):
     def raw_votes(self) -> bool:
         return self.released.raw_votes and self.key_smoothing is not None
 
-    def forward(self, image: Tensor, classes: Tensor | None = None, words: bool = False) -> Tensor:
+    def forward(
+        self, image: Tensor, classes: Tensor | None = None, words: bool = False, with_features: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Class logits (B, C, h, w) of RGB images (B, 3, H, W) in 0..1; with `classes` (U,), only those compete.
 
         Cosines, or, with key smoothing, shares of votes on a like scale. Prompt denoising comes first, key smoothing second.
         With `words` every word stands for itself: (B, W, h, w), and the refinements take words for classes.
+        `with_features`: a pair, with the features (B, D, h, w) they are compared with, not of unit length.
         """
         features, keys = self.clip(image, with_keys=self.key_smoothing is not None)
         with torch.autocast(image.device.type, enabled=False):  # close cosines need all their digits
-            return self._classify(features.float(), None if keys is None else keys.float(), classes, words)
+            logits = self._classify(features.float(), None if keys is None else keys.float(), classes, words)
+        return (logits, features) if with_features else logits
 
     def _classify(self, features: Tensor, keys: Tensor | None, classes: Tensor | None, words: bool) -> Tensor:
         rows, counts = self.vocabulary.rows(None if classes is None else classes.tolist())

@@ -102,11 +102,15 @@ class Student(nn.Module):
         scores = self.temperature * torch.einsum("bdhw,cd->bchw", features, self.classifier())
         return scores if words else best_word(scores, self.vocabulary.logit_counts)
 
-    def forward(self, image: Tensor, words: bool = False) -> Tensor:
-        """Class logits (B, C, h, w) of RGB images (B, 3, H, W) in 0..1, at the network's stride; of words as `classify` says."""
+    def forward(self, image: Tensor, words: bool = False, with_features: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """Class logits (B, C, h, w) of RGB images (B, 3, H, W) in 0..1, at the network's stride; of words as `classify` says.
+
+        `with_features`: a pair, with the features (B, D, h, w) they are made from.
+        """
         features = self.features(image)
         with torch.autocast(image.device.type, enabled=False):  # as in MaskCLIP: similarities need all their digits
-            return self.classify(features.float(), words)
+            logits = self.classify(features.float(), words)
+        return (logits, features) if with_features else logits
 
     def save(self, folder: str | Path) -> None:
         """Write the student to a folder: student.safetensors, and student.json with all that it takes to build and use it.

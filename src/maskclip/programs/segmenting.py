@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import Any
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
+from pytorch_lightning.utilities import rank_zero_only
 
 from maskclip.acceleration import accelerate
 from maskclip.callbacks import PictureProgress
@@ -42,7 +46,9 @@ def segment(cfg: DictConfig) -> None:
     output = Path(cfg.output)
     if not sources:
         raise InputError("no input: name an image or a folder, as in input=photos/")
-    pictures = find_pictures([str(source) for source in (sources if isinstance(sources, list) else [sources])], output)
+    sources = [str(source) for source in (sources if isinstance(sources, list) else [sources])]
+    with said_if_slow(f"looking for images in {', '.join(sources)}"):
+        pictures = find_pictures(sources, output)
     words = words_of(cfg.classes)
     model: MaskCLIP | Student = build(cfg.model, classes=Vocabulary(**words) if words["names"] else None)
     kinds = {key: plain(cfg[key]) for key in ("masks", "overlays", "soft", "top", "features")}
@@ -82,10 +88,22 @@ def settings_of(cfg: DictConfig, model: MaskCLIP | Student, protocol: Protocol, 
 
 
 def _prepare(outputs: Outputs, pictures: list[Picture], settings: dict[str, Any], overwrite: bool) -> list[Picture]:
-    todo = prepare(outputs, pictures, settings, overwrite)
+    with said_if_slow(f"{len(pictures)} images; looking which of them {outputs.folder} has already"):
+        todo = prepare(outputs, pictures, settings, overwrite)
     if len(todo) < len(pictures):
         print(f"{len(pictures) - len(todo)} of {len(pictures)} were there already", flush=True)
     return todo
+
+
+@contextmanager
+def said_if_slow(what: str, after: float = 2.0) -> Iterator[None]:
+    """Say on the first process what is being done, if it takes more than so many seconds: a million files take minutes."""
+    timer = threading.Timer(after, rank_zero_only(print), [f"{what} ..."], {"flush": True})
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def predict_all(trainer: pl.Trainer, task: Segmentation) -> None:

@@ -16,9 +16,8 @@ from maskclip.checks import is_count
 from maskclip.data.images import write_atomically, write_mask
 from maskclip.errors import InputError
 from maskclip.files import replacing, write_json, writing
-from maskclip.labelling import SOFT, Prediction
+from maskclip.labelling import SOFT, Features, Prediction
 from maskclip.pictures import legend, overlay
-from maskclip.segmenting.features import Features
 from maskclip.vocabulary import Vocabulary
 
 FOLDERS = {
@@ -83,14 +82,14 @@ class Outputs:
         write_json(self.folder / "legend.json", {"classes": classes, "files": files})
         write_atomically(legend(names, palette, width=640), self.folder / "legend.png")
 
-    def write(self, name: str, pixels: np.ndarray, prediction: Prediction, features: Features | None = None) -> None:
+    def write(self, name: str, pixels: np.ndarray, prediction: Prediction) -> None:
         """Write all that is asked for of a picture (H, W, 3) uint8. Raises `InputError` if the disk does not take it."""
         labels = prediction.labels.numpy()
         writers: dict[str, Callable[[Path], None]] = {
             "masks": lambda path: write_mask(path, labels, self.vocabulary.colours),
             "overlays": lambda path: self._write_overlay(path, pixels, labels),
             "top": lambda path: self._write_top(path, prediction),
-            "features": lambda path: self._write_features(path, features),
+            "features": lambda path: self._write_features(path, prediction.features),
             "confidence": lambda path: write_grey(path, prediction.confidence),
             "margin": lambda path: write_grey(path, prediction.margin),
             "entropy": lambda path: write_grey(path, prediction.entropy, whole=math.log(max(2, len(self.vocabulary)))),

@@ -15,9 +15,8 @@ from torch.utils.data import DataLoader
 
 from maskclip.checks import is_count
 from maskclip.errors import InputError
-from maskclip.inference import Segmenter, predict, rule_of
+from maskclip.inference import Segmenter, check_features, predict, rule_of
 from maskclip.protocol import Protocol
-from maskclip.segmenting.features import check_features, dense_features
 from maskclip.segmenting.inputs import Picture
 from maskclip.segmenting.loading import Loaded, make_loader
 from maskclip.segmenting.outputs import Outputs
@@ -90,11 +89,9 @@ class Segmentation(pl.LightningModule):
         readable = [(picture, pixels) for picture, pixels, _ in batch if pixels is not None]
         if readable:
             images = [torch.from_numpy(pixels).permute(2, 0, 1) for _, pixels in readable]
-            predictions = predict(self.model, images, self.protocol, self.outputs.soft, self.outputs.top)
-            for (picture, pixels), image, prediction in zip(readable, images, predictions, strict=True):
-                there = replace(prediction, **{name: value.cpu() for name, value in vars(prediction).items() if value is not None})
-                features = dense_features(self.model, image.to(self.device), self.protocol) if self.outputs.features else None
-                self.writers.submit(partial(self.outputs.write, picture.name, pixels, there, features))
+            predictions = predict(self.model, images, self.protocol, self.outputs.soft, self.outputs.top, self.outputs.features)
+            for (picture, pixels), prediction in zip(readable, predictions, strict=True):
+                self.writers.submit(partial(self.outputs.write, picture.name, pixels, prediction.cpu()))
         return len(batch)
 
     def on_predict_end(self) -> None:
