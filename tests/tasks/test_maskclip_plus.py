@@ -24,8 +24,8 @@ def make_data(root: Path, classes: Vocabulary, labels: str, **options: Any) -> S
     return SegmentationData(
         classes,
         root=str(root),
-        images="JPEGImages/{}.jpg",
-        masks="SegmentationClass/{}.png",
+        images="JPEGImages/%.jpg",
+        masks="SegmentationClass/%.png",
         train="ImageSets/Segmentation/train.txt",
         val="ImageSets/Segmentation/val.txt",
         labels=labels,

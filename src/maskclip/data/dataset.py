@@ -40,11 +40,19 @@ class Draw(NamedTuple):
     number: int
 
 
-class SegmentationDataset(Dataset[Sample]):
-    """Images and index masks under `root`, named by patterns with one {} each.
+def check_pattern(key: str, pattern: str) -> None:
+    """Raise `InputError` unless the pattern `data.key` has one % in the place of the name."""
+    if "{}" in pattern:
+        raise InputError(f"data.{key}={pattern}: write % for the name, data.{key}={pattern.replace('{}', '%')}")
+    if pattern.count("%") != 1:
+        raise InputError(f"data.{key}={pattern} needs one % in the place of the name, such as data.{key}=photos/%.jpg")
 
-    An images pattern that ends in {} takes every picture there, whatever its suffix, subfolders included; the name of
-    its mask is then that of the picture without suffix. `split` is a text file of names, one a line; None takes every
+
+class SegmentationDataset(Dataset[Sample]):
+    """Images and index masks under `root`, named by patterns with one % each, in the place of the name.
+
+    An images pattern that ends in % matches files with any image suffix, and names keep the suffix: the mask of cat.jpg
+    is cat.jpg.png if that file exists, else cat.png (with masks="%.png"). `split` is a text file of names, one a line; None takes every
     image that fits the pattern. `masks` None: no labels. `reduce_zero_label`: 0 in the files is ignored and the classes start
     at 1, as in ADE20K. `hide` says which labels the learner may not see: class indices, "all" (not even what is
     ignored), or "valid" (all but what is ignored); `truth` hands them out beside the mask. `skip_broken` reads all
@@ -81,8 +89,8 @@ class SegmentationDataset(Dataset[Sample]):
         if isinstance(hide, str) and hide not in ("all", "valid"):
             raise InputError(f"hide={hide!r}: give class indices, 'all' or 'valid'")
         for key, pattern in (("images", images), ("masks", masks)):
-            if pattern is not None and pattern.count("{}") != 1:
-                raise InputError(f"data.{key}={pattern!r} must hold {{}} once, in the place of the name, as in photos/{{}}.jpg")
+            if pattern is not None:
+                check_pattern(key, pattern)
         self.hide = hide
         self.truth = truth and masks is not None and len(hide) > 0
         self.transform = transform
@@ -96,14 +104,16 @@ class SegmentationDataset(Dataset[Sample]):
 
     def image_path(self, name: str) -> Path:
         """Where an image lies."""
-        return self.root / self.images.replace("{}", name)
+        return self.root / self.images.replace("%", name)
 
     def mask_path(self, name: str) -> Path:
         """Where the mask of an image lies. Raises `InputError` if the data set has none."""
         if self.masks is None:
             raise InputError("this data set has no masks (data.masks)")
-        bare = str(Path(name).with_suffix("")) if self.images.endswith("{}") else name
-        return self.root / self.masks.replace("{}", bare)
+        path = self.root / self.masks.replace("%", name)
+        if self.images.endswith("%") and not path.is_file():
+            return self.root / self.masks.replace("%", str(Path(name).with_suffix("")))
+        return path
 
     def _names(self, split: str | None, source: str) -> list[str]:
         if split is not None:
@@ -129,14 +139,14 @@ class SegmentationDataset(Dataset[Sample]):
 
     def _found(self) -> list[str]:
         """The names of all files that fit the pattern of images and not that of masks."""
-        before, after = self.images.split("{}")
+        before, after = self.images.split("%")
         folder = self.root / before.rpartition("/")[0]
         found = sorted(p.relative_to(self.root).as_posix() for p in folder.rglob("*") if p.is_file())
         if not after:
             found = [path for path in found if Path(path).suffix.lower() in IMAGE_SUFFIXES and not Path(path).name.startswith(".")]
         names = [path[len(before) : len(path) - len(after)] for path in found if path.startswith(before) and path.endswith(after)]
-        start, end = (self.masks or "\0{}").split("{}")
-        names = [name for name in names if not (start and self.images.replace("{}", name).startswith(start) and name.endswith(end))]
+        start, end = (self.masks or "\0%").split("%")
+        names = [name for name in names if not (start and self.images.replace("%", name).startswith(start) and name.endswith(end))]
         if self.masks is None:
             return names
         mask_of = {name: self.mask_path(name) for name in names}
