@@ -30,7 +30,7 @@ def full_disk() -> Iterator[None]:
     real: Callable[..., Any] = Path.open
 
     def opened(path: Path, mode: str = "r", *options: Any, **named: Any) -> Any:
-        return FullDisk(path, mode) if path.suffix == ".part" and mode != "rb" else real(path, mode, *options, **named)
+        return FullDisk(path, mode) if mode in ("wb", "ab") else real(path, mode, *options, **named)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "open", opened)
