@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,18 @@ def test_other_encodings_are_named(tmp_path: Path, encoding: str, why: str) -> N
 def test_a_single_word_needs_no_list() -> None:
     assert Vocabulary(["sofa"], prompts={"sofa": "old couch"}).words == [["old couch"]]
     assert Vocabulary(["sofa"], prompts={"sofa": ["couch", "sofa", "couch"]}).words == [["couch", "sofa"]]
+
+
+def test_time_is_linear_in_the_number_of_names() -> None:
+    """60,000 names with prompts and unseen classes: quadratic code takes minutes."""
+    names = [f"word {number}" for number in range(60_000)]
+    start = time.perf_counter()
+    vocabulary = Vocabulary(names, prompts={name: [name, f"a {name}"] for name in names}, unseen=names[30_000:])
+    assert vocabulary.unseen_indices == list(range(30_000, 60_000))
+    assert vocabulary.rows([59_999]) == ([119_998, 119_999], [2])
+    with pytest.raises(InputError, match=r"more than once: word 7$"):
+        Vocabulary([*names, "word 7"])
+    assert time.perf_counter() - start < 10
 
 
 def test_default_colours_are_all_different() -> None:

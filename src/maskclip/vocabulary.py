@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import csv
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -52,12 +53,12 @@ class Vocabulary:
             raise InputError(f"class names with blanks around them: {', '.join(map(repr, padded))}")
         if len(self.names) > MOST_CLASSES:
             raise InputError(f"{len(self.names)} class names: a 16-bit label map holds at most {MOST_CLASSES}")
-        repeated = sorted({name for name in self.names if list(self.names).count(name) > 1})
-        if repeated:
+        counts = Counter(self.names)
+        if repeated := sorted(name for name, count in counts.items() if count > 1):
             raise InputError(f"class names given more than once: {', '.join(repeated)}")
         for key, mentioned in (("prompts", self.prompts), ("unseen", self.unseen)):
-            if strangers := [name for name in mentioned if name not in self.names]:
-                raise InputError(f"classes.{key} mentions {', '.join(strangers)}, not among the class names: {', '.join(self.names)}")
+            if unknown := [name for name in mentioned if name not in counts]:
+                raise InputError(f"classes.{key} mentions {', '.join(unknown)}, not among the class names: {', '.join(self.names)}")
         for name, given in self.prompts.items():
             words = [given] if isinstance(given, str) else list(given or ())
             if not words or not all(isinstance(word, str) and word.strip() for word in words):
@@ -120,7 +121,8 @@ class Vocabulary:
 
     @property
     def unseen_indices(self) -> list[int]:
-        return [list(self.names).index(name) for name in self.unseen]
+        index = {name: number for number, name in enumerate(self.names)}
+        return [index[name] for name in self.unseen]
 
     @property
     def colours(self) -> Palette:

@@ -142,9 +142,9 @@ class TimmTower(Anatomy):
             raise InputError(f"a {type(trunk).__name__} with {trunk.global_pool!r} pooling has no dense reading")
         self.trunk: Any = trunk
         self.prefix = trunk.num_prefix_tokens
-        self.turning: Any = deepcopy(getattr(trunk, "rope", None))  # a copy, because timm keeps one grid in it
-        if self.turning is not None and not isinstance(self.turning, RotaryEmbeddingCat):
-            raise InputError(f"rotary positions of kind {type(self.turning).__name__} have no dense reading")
+        self.rotary: Any = getattr(trunk, "rope", None)
+        if self.rotary is not None and not isinstance(self.rotary, RotaryEmbeddingCat):
+            raise InputError(f"rotary positions of kind {type(self.rotary).__name__} have no dense reading")
         ratio = trunk.patch_embed.feat_ratio(as_scalar=False)
         self.patch_size = (ratio[0], ratio[1])
         if trunk.attn_pool is not None:
@@ -177,11 +177,11 @@ class TimmTower(Anatomy):
         return tokens + F.pad(positions, (0, 0, self.prefix - own, 0)).to(tokens.dtype)
 
     def rope(self, grid: Size) -> Tensor | None:
-        if self.turning is None:
+        if self.rotary is None:
             return None
-        if tuple(self.turning.feat_shape) != grid:
-            self.turning.update_feat_shape(list(grid))
-        return self.turning.get_embed()
+        rotary = deepcopy(self.rotary)  # timm keeps one grid in the module, and other threads may need another one
+        rotary.update_feat_shape(list(grid))
+        return rotary.get_embed(list(grid))
 
     def before_pool(self, tokens: Tensor) -> Tensor:
         return self.trunk.norm(tokens)

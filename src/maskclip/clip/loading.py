@@ -7,8 +7,6 @@ import math
 import os
 import pickle
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +18,22 @@ from maskclip.clip import tiny
 from maskclip.clip.weights import State, is_torchscript, read_state_dict
 from maskclip.errors import InputError
 from maskclip.fingerprint import weights_sha256
+from maskclip.process_wide import Held
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence open_clip, which tells on the root logger what it did not load: the caller loads it, or says so in an error."""
-    loggers = [logging.getLogger(), logging.getLogger("huggingface_hub")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+def _levels() -> tuple[int, ...]:
+    return tuple(logger.level for logger in LOGGERS)
+
+
+def _set_levels(levels: tuple[int, ...]) -> None:
+    for logger, level in zip(LOGGERS, levels, strict=True):
+        logger.setLevel(level)
+
+
+LOGGERS = (logging.getLogger(), logging.getLogger("huggingface_hub"))
+
+QUIET: Held[tuple[int, ...]] = Held(_levels, _set_levels, (logging.CRITICAL, logging.CRITICAL))
+"""Silences open_clip, which logs on the root logger what it did not load: the caller loads it or raises an error."""
 
 
 def _missing(architecture: str, pretrained: str) -> InputError:
@@ -98,7 +98,7 @@ def create(architecture: str, with_text: bool = True) -> CLIP:
     Mean and standard deviation of the image tower are those that all pretrained weights of the architecture share, else OpenAI's.
     """
     try:
-        with _quiet():
+        with QUIET:
             model: CLIP = open_clip.create_model(architecture) if with_text else open_clip.CustomTextCLIP(**_without_text(architecture))
     except (ImportError, RuntimeError) as cause:
         raise InputError(f"open_clip cannot build {architecture}: {cause}") from cause
@@ -162,7 +162,7 @@ def _load_tag(architecture: str, pretrained: str, with_text: bool) -> CLIP:
     source = open_clip.get_pretrained_cfg(architecture, pretrained) or {}
     _check_activation(architecture, pretrained, bool(source.get("quick_gelu")))
     try:
-        with _quiet():
+        with QUIET:
             if not with_text:
                 state = read_state_dict(Path(open_clip.download_pretrained(source)))
                 model = _filled(create(architecture, with_text), state, f"the weights {pretrained!r} of {architecture}", with_text)
