@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import logging
+from copy import copy
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -183,7 +185,7 @@ def test_the_protocols_of_the_test_differ() -> None:
 @pytest.mark.parametrize("name", ["native", "windows", "all"])
 def test_the_batch_changes_nothing(name: str) -> None:
     """But rounding: a matrix product may add up in another order for another number of rows."""
-    values = dict(PROTOCOLS[name].settings)
+    values = PROTOCOLS[name].settings
     found: list[list[Prediction]] = []
     for batch in (1, 3, 100):
         model = Noise()
@@ -358,7 +360,56 @@ def test_two_ways_to_say_the_same_are_equal() -> None:
 
 
 def test_protocols_are_plain_data() -> None:
-    assert Protocol(**{"short_side": 512, "long_side": 2048}).settings == {"short_side": 512, "long_side": 2048}
+    protocol = Protocol(**{"short_side": 512, "long_side": 2048})
+    assert Protocol(**protocol.settings) == protocol
     assert Protocol(scales=[224, 336]) == Protocol(scales=(224, 336))
     assert Protocol(scales=[224, 336]).hash == Protocol(scales=(224, 336), batch=1).hash != Protocol(scales=[336, 224]).hash
     assert Protocol().hash != Protocol(flip=True).hash and len(Protocol().hash) == 12
+
+
+OTHER_VALUES = {
+    "short_side": 336,
+    "long_side": 2048,
+    "window": 224,
+    "stride": 112,
+    "scales": (224, 336),
+    "flip": True,
+    "average": "probabilities",
+    "logit_scale": 40.0,
+    "background_threshold": 0.1,
+    "synonyms": "probability",
+    "precision": "bf16",
+    "batch": 1,
+    "max_pixels": 1000,
+}
+"""A value of each field that is not its default."""
+
+
+def test_the_hash_covers_every_field_but_batch() -> None:
+    assert set(OTHER_VALUES) == {field.name for field in fields(Protocol)}
+    for name, value in OTHER_VALUES.items():
+        changed = copy(Protocol())
+        object.__setattr__(changed, name, value)  # windows need a stride, which would change the hash by itself
+        assert (changed.hash == Protocol().hash) == (name == "batch")
+        assert Protocol().differences(changed) == ({} if name == "batch" else {name: (getattr(Protocol(), name), value)})
+
+
+@dataclass(frozen=True)
+class Later(Protocol):
+    """The protocol of a later version: another default, and another field."""
+
+    flip: bool = True
+    added: int = 0
+
+
+def test_a_hash_depends_on_values_and_not_on_what_the_defaults_are() -> None:
+    assert Later().hash != Later(flip=False).hash and Later(added=1).hash != Later().hash
+    assert Protocol().settings.items() <= Later(flip=False).settings.items()
+    assert Later().differences(Later(flip=False, added=1)) == {"flip": (True, False), "added": (0, 1)}
+
+    @dataclass(frozen=True)
+    class Changed(Protocol):
+        flip: bool = True
+
+    assert Changed().hash != Protocol().hash  # neither has any setting of its own
+    assert Changed(flip=False).hash == Protocol().hash

@@ -120,14 +120,21 @@ class Protocol:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The fields that are not at their defaults, without `batch`, which changes no result."""
-        values = {field.name: (getattr(self, field.name), field.default) for field in fields(self) if field.name != "batch"}
-        return {name: value for name, (value, default) in values.items() if value != default}
+        """The value of every field that changes results: all fields but `batch`.
+
+        Defaults are included, so that a record of a run keeps its meaning when a default changes.
+        """
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "batch"}
 
     @property
     def hash(self) -> str:
-        """Twelve hexadecimal digits that two protocols share if they do the same (a sha256 of `settings`)."""
+        """Twelve hexadecimal digits, equal for two protocols with the same `settings` (the start of their SHA-256)."""
         return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:12]
+
+    def differences(self, other: Protocol) -> dict[str, tuple[Any, Any]]:
+        """The `settings` in which two protocols differ, each with the value of this one and that of `other`."""
+        theirs = other.settings
+        return {name: (value, theirs.get(name)) for name, value in self.settings.items() if value != theirs.get(name)}
 
 
 NATIVE = Protocol()
