@@ -139,7 +139,14 @@ def by_hand(model: Noise, image: Tensor, protocol: Protocol) -> tuple[Tensor, Te
         p = torch.stack([(scale * logits).softmax(0) for logits in maps]).mean(0)
     if words:
         p = torch.stack([p[:2].amax(0), p[2], p[3:].amax(0)])
-    best, labels = p.max(0)
+    kept = p.clone()
+    if protocol.area_threshold is not None:
+        winners = p.argmax(0)
+        foreground = int((winners > 0).sum())
+        for index in range(1, len(p)):
+            if (winners == index).sum() <= protocol.area_threshold * foreground:
+                kept[index] = 0
+    best, labels = kept.max(0)
     return (labels if protocol.background_threshold is None else labels.masked_fill(best < protocol.background_threshold, 0)), p
 
 
@@ -155,6 +162,12 @@ PROTOCOLS = {
     "probabilities": Protocol(scales=[24, 40], flip=True, average="probabilities"),
     "threshold": Protocol(short_side=40, background_threshold=0.5),
     "temperature": Protocol(short_side=40, background_threshold=0.4, logit_scale=1.5),
+    "area": Protocol(short_side=40, area_threshold=0.45),
+    "area and threshold": Protocol(short_side=45, flip=True, area_threshold=0.45, background_threshold=0.4),
+    "area of all": Protocol(
+        scales=[32, 50], window=32, stride=20, flip=True, average="probabilities", synonyms="probability", area_threshold=0.43
+    ),
+    "area of words": Protocol(short_side=64, window=32, stride=20, synonyms="probability", area_threshold=0.45, background_threshold=0.25),
     "words": Protocol(short_side=40, window=24, stride=16, synonyms="probability", background_threshold=0.4),
     "all": Protocol(
         scales=[32, 50], window=32, stride=20, flip=True, average="probabilities", synonyms="probability", background_threshold=0.35
@@ -294,7 +307,8 @@ class Votes(Noise):
     [
         (Protocol(), {"soft": ["margin"]}, "margin: that needs probabilities"),
         (Protocol(), {"top": 2}, "top=2: that needs probabilities"),
-        (Protocol(background_threshold=0.1), {}, "a background threshold or"),
+        (Protocol(background_threshold=0.1), {}, "a background or area threshold, or"),
+        (Protocol(area_threshold=0.1), {}, "a background or area threshold, or"),
         (Protocol(flip=True, average="probabilities"), {}, "model.released.raw_votes leaves none"),
     ],
 )
@@ -323,6 +337,8 @@ def test_what_predict_is_not_made_for() -> None:
         predict(Noise(), IMAGES, top=4)
     with pytest.raises(InputError, match=r"protocol.background_threshold=0.5 needs classes with a background"):
         predict(Blocks(), IMAGES, Protocol(background_threshold=0.5))
+    with pytest.raises(InputError, match=r"protocol.area_threshold=0.5 needs classes with a background"):
+        predict(Blocks(), IMAGES, Protocol(area_threshold=0.5))
     assert predict(Noise(), []) == []
 
 
@@ -344,6 +360,8 @@ def test_what_predict_is_not_made_for() -> None:
         ({"precision": "int8"}, "protocol.precision=int8"),
         ({"logit_scale": 0}, "protocol.logit_scale=0"),
         ({"background_threshold": 40}, "protocol.background_threshold=40"),
+        ({"area_threshold": -0.1}, "protocol.area_threshold=-0.1"),
+        ({"area_threshold": True}, "protocol.area_threshold=True"),
         ({"batch": 0}, "protocol.batch=0"),
         ({"max_pixels": None}, "protocol.max_pixels=None"),
     ],
@@ -381,6 +399,7 @@ OTHER_VALUES = {
     "precision": "bf16",
     "batch": 1,
     "max_pixels": 1000,
+    "area_threshold": 0.1,
 }
 """A value of each field that is not its default."""
 
