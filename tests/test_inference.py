@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import logging
+from copy import copy
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -137,7 +139,14 @@ def by_hand(model: Noise, image: Tensor, protocol: Protocol) -> tuple[Tensor, Te
         p = torch.stack([(scale * logits).softmax(0) for logits in maps]).mean(0)
     if words:
         p = torch.stack([p[:2].amax(0), p[2], p[3:].amax(0)])
-    best, labels = p.max(0)
+    kept = p.clone()
+    if protocol.area_threshold is not None:
+        winners = p.argmax(0)
+        foreground = int((winners > 0).sum())
+        for index in range(1, len(p)):
+            if (winners == index).sum() <= protocol.area_threshold * foreground:
+                kept[index] = 0
+    best, labels = kept.max(0)
     return (labels if protocol.background_threshold is None else labels.masked_fill(best < protocol.background_threshold, 0)), p
 
 
@@ -153,6 +162,12 @@ PROTOCOLS = {
     "probabilities": Protocol(scales=[24, 40], flip=True, average="probabilities"),
     "threshold": Protocol(short_side=40, background_threshold=0.5),
     "temperature": Protocol(short_side=40, background_threshold=0.4, logit_scale=1.5),
+    "area": Protocol(short_side=40, area_threshold=0.45),
+    "area and threshold": Protocol(short_side=45, flip=True, area_threshold=0.45, background_threshold=0.4),
+    "area of all": Protocol(
+        scales=[32, 50], window=32, stride=20, flip=True, average="probabilities", synonyms="probability", area_threshold=0.43
+    ),
+    "area of words": Protocol(short_side=64, window=32, stride=20, synonyms="probability", area_threshold=0.45, background_threshold=0.25),
     "words": Protocol(short_side=40, window=24, stride=16, synonyms="probability", background_threshold=0.4),
     "all": Protocol(
         scales=[32, 50], window=32, stride=20, flip=True, average="probabilities", synonyms="probability", background_threshold=0.35
@@ -183,7 +198,7 @@ def test_the_protocols_of_the_test_differ() -> None:
 @pytest.mark.parametrize("name", ["native", "windows", "all"])
 def test_the_batch_changes_nothing(name: str) -> None:
     """But rounding: a matrix product may add up in another order for another number of rows."""
-    values = dict(PROTOCOLS[name].settings)
+    values = PROTOCOLS[name].settings
     found: list[list[Prediction]] = []
     for batch in (1, 3, 100):
         model = Noise()
@@ -292,7 +307,8 @@ class Votes(Noise):
     [
         (Protocol(), {"soft": ["margin"]}, "margin: that needs probabilities"),
         (Protocol(), {"top": 2}, "top=2: that needs probabilities"),
-        (Protocol(background_threshold=0.1), {}, "a background threshold or"),
+        (Protocol(background_threshold=0.1), {}, "a background or area threshold, or"),
+        (Protocol(area_threshold=0.1), {}, "a background or area threshold, or"),
         (Protocol(flip=True, average="probabilities"), {}, "model.released.raw_votes leaves none"),
     ],
 )
@@ -321,6 +337,8 @@ def test_what_predict_is_not_made_for() -> None:
         predict(Noise(), IMAGES, top=4)
     with pytest.raises(InputError, match=r"protocol.background_threshold=0.5 needs classes with a background"):
         predict(Blocks(), IMAGES, Protocol(background_threshold=0.5))
+    with pytest.raises(InputError, match=r"protocol.area_threshold=0.5 needs classes with a background"):
+        predict(Blocks(), IMAGES, Protocol(area_threshold=0.5))
     assert predict(Noise(), []) == []
 
 
@@ -342,6 +360,8 @@ def test_what_predict_is_not_made_for() -> None:
         ({"precision": "int8"}, "protocol.precision=int8"),
         ({"logit_scale": 0}, "protocol.logit_scale=0"),
         ({"background_threshold": 40}, "protocol.background_threshold=40"),
+        ({"area_threshold": -0.1}, "protocol.area_threshold=-0.1"),
+        ({"area_threshold": True}, "protocol.area_threshold=True"),
         ({"batch": 0}, "protocol.batch=0"),
         ({"max_pixels": None}, "protocol.max_pixels=None"),
     ],
@@ -358,7 +378,57 @@ def test_two_ways_to_say_the_same_are_equal() -> None:
 
 
 def test_protocols_are_plain_data() -> None:
-    assert Protocol(**{"short_side": 512, "long_side": 2048}).settings == {"short_side": 512, "long_side": 2048}
+    protocol = Protocol(**{"short_side": 512, "long_side": 2048})
+    assert Protocol(**protocol.settings) == protocol
     assert Protocol(scales=[224, 336]) == Protocol(scales=(224, 336))
     assert Protocol(scales=[224, 336]).hash == Protocol(scales=(224, 336), batch=1).hash != Protocol(scales=[336, 224]).hash
     assert Protocol().hash != Protocol(flip=True).hash and len(Protocol().hash) == 12
+
+
+OTHER_VALUES = {
+    "short_side": 336,
+    "long_side": 2048,
+    "window": 224,
+    "stride": 112,
+    "scales": (224, 336),
+    "flip": True,
+    "average": "probabilities",
+    "logit_scale": 40.0,
+    "background_threshold": 0.1,
+    "synonyms": "probability",
+    "precision": "bf16",
+    "batch": 1,
+    "max_pixels": 1000,
+    "area_threshold": 0.1,
+}
+"""A value of each field that is not its default."""
+
+
+def test_the_hash_covers_every_field_but_batch() -> None:
+    assert set(OTHER_VALUES) == {field.name for field in fields(Protocol)}
+    for name, value in OTHER_VALUES.items():
+        changed = copy(Protocol())
+        object.__setattr__(changed, name, value)  # windows need a stride, which would change the hash by itself
+        assert (changed.hash == Protocol().hash) == (name == "batch")
+        assert Protocol().differences(changed) == ({} if name == "batch" else {name: (getattr(Protocol(), name), value)})
+
+
+@dataclass(frozen=True)
+class Later(Protocol):
+    """The protocol of a later version: another default, and another field."""
+
+    flip: bool = True
+    added: int = 0
+
+
+def test_a_hash_depends_on_values_and_not_on_what_the_defaults_are() -> None:
+    assert Later().hash != Later(flip=False).hash and Later(added=1).hash != Later().hash
+    assert Protocol().settings.items() <= Later(flip=False).settings.items()
+    assert Later().differences(Later(flip=False, added=1)) == {"flip": (True, False), "added": (0, 1)}
+
+    @dataclass(frozen=True)
+    class Changed(Protocol):
+        flip: bool = True
+
+    assert Changed().hash != Protocol().hash  # neither has any setting of its own
+    assert Changed(flip=False).hash == Protocol().hash

@@ -104,13 +104,14 @@ def rule_of(model: Segmenter, protocol: Protocol = NATIVE, soft: Sequence[str] =
         raise InputError(f"predict cannot say {strangers[0]!r}; it can say {', '.join(SOFT)}")
     if not 0 <= top <= len(model.vocabulary):
         raise InputError(f"top={top}: there are {len(model.vocabulary)} classes")
-    vocabulary, threshold = model.vocabulary, protocol.background_threshold
-    if threshold is not None and not vocabulary.background:
-        raise InputError(f"protocol.background_threshold={threshold} needs classes with a background, such as classes=voc21")
+    vocabulary, threshold, area = model.vocabulary, protocol.background_threshold, protocol.area_threshold
+    for name, value in (("background_threshold", threshold), ("area_threshold", area)):
+        if value is not None and not vocabulary.background:
+            raise InputError(f"protocol.{name}={value} needs classes with a background, such as classes=voc21")
     if threshold is not None and len(vocabulary.words) < 2:
         raise InputError(f"protocol.background_threshold={threshold} needs two classes with words: one is always certain")
-    if model.raw_votes and (soft or top or threshold is not None or protocol.average == "probabilities"):
-        wanted = ", ".join(soft) or (f"top={top}" if top else "a background threshold or protocol.average=probabilities")
+    if model.raw_votes and (soft or top or threshold is not None or area is not None or protocol.average == "probabilities"):
+        wanted = ", ".join(soft) or (f"top={top}" if top else "a background or area threshold, or protocol.average=probabilities")
         raise InputError(f"{wanted}: that needs probabilities, and model.released.raw_votes leaves none: give up one of the two")
     return Rule(
         scale=model.logit_scale if protocol.logit_scale is None else protocol.logit_scale,
@@ -118,6 +119,7 @@ def rule_of(model: Segmenter, protocol: Protocol = NATIVE, soft: Sequence[str] =
         counts=vocabulary.logit_counts if protocol.synonyms == "probability" else None,
         average=protocol.average,
         softmax=model.softmax_first,
+        area=area,
     )
 
 

@@ -41,6 +41,10 @@ class Rule:
     class has; a class is as probable as its most probable word. Below `threshold` the best class gives way to class 0,
     the background. `average` says what is averaged over views, `softmax` that an unscaled softmax comes before the
     argmax (see `Released`).
+
+    `area` comes before `threshold` and looks at the whole image: among the pixels whose most probable class is not class 0,
+    a class that covers at most this share gets probability 0, and the most probable class is taken anew. The other
+    probabilities stay as they are. Source: `area_thd` in SCLIP's repository (Wang et al., ECCV 2024).
     """
 
     scale: float = 1.0
@@ -48,6 +52,7 @@ class Rule:
     counts: Sequence[int] | None = None
     average: Literal["logits", "probabilities"] = "logits"
     softmax: bool = False
+    area: float | None = None
 
     @property
     def prunes(self) -> bool:
@@ -74,7 +79,7 @@ class Prediction:
     """What is predicted for an image of H x W pixels; all but the labels are None unless asked for.
 
     `labels` (H, W) uint8, int32 where there are more than 256 classes. The others are of the probabilities, before the
-    background threshold: `confidence` (H, W) of the best class, `margin` (H, W) between it and the second, `entropy`
+    area threshold and the background threshold: `confidence` (H, W) of the best class, `margin` (H, W) between it and the second, `entropy`
     (H, W) of all in nats, made to sum to one where only the best word of each class counts; `top_classes` (K, H, W), typed
     as the labels, and `top_probabilities` (K, H, W) of the best ones, best first. Floats are of the logits' type, float32.
     `features` are those that the logits are made from.
@@ -120,6 +125,7 @@ def label_map(
     logits are made at a time.
     """
     logits, size = views[0].logits, (len(views[0].rows), len(views[0].columns))
+    removed = None if rule.area is None else _small_classes(views, rule, num_classes, tile_values)
     kind = torch.uint8 if num_classes <= 256 else torch.int32
     results: dict[str, Any] = {"labels": logits.new_empty(size, dtype=kind)}
     results |= {name: logits.new_empty(size) for name in soft}
@@ -127,9 +133,21 @@ def label_map(
         results |= {"top_classes": logits.new_empty((top, *size), dtype=kind), "top_probabilities": logits.new_empty((top, *size))}
     with _all_digits(logits.device):
         for rows, columns, patches in _tiles(views, tile_values):
-            for name, values in _tile(patches, rule, soft, top).items():
+            for name, values in _tile(patches, rule, soft, top, removed).items():
                 results[name][..., rows, columns] = values
     return Prediction(**results)
+
+
+def _small_classes(views: Sequence[View], rule: Rule, num_classes: int, tile_values: int | None) -> Tensor:
+    """Which logits (C,) belong to classes that `rule.area` removes from the image, by a first pass over its tiles."""
+    assert rule.area is not None
+    labels = label_map(views, replace(rule, threshold=None, area=None), num_classes, tile_values=tile_values).labels
+    counts = torch.tensor(rule.counts or [1] * views[0].logits.shape[1], device=labels.device)
+    pixels = torch.bincount(labels.flatten(), minlength=len(counts)).double()
+    pixels[0] = 0
+    small = pixels / pixels.sum().clamp(min=1) <= rule.area  # a quotient: 0.29 * 100 is less than 29
+    small[0] = False
+    return small.repeat_interleave(counts)
 
 
 def full_logits(views: Sequence[View]) -> Tensor:
@@ -193,9 +211,9 @@ def _mean(maps: Sequence[Tensor]) -> Tensor:
     return maps[0] if len(maps) == 1 else torch.stack(list(maps)).mean(dim=0)
 
 
-def _tile(patches: Sequence[_Patch], rule: Rule, soft: Sequence[str], top: int) -> dict[str, Tensor]:
+def _tile(patches: Sequence[_Patch], rule: Rule, soft: Sequence[str], top: int, removed: Tensor | None) -> dict[str, Tensor]:
     """What is asked for of a tile, each (R, X), of the `top` classes (K, R, X)."""
-    if not soft and not top and rule.prunes:
+    if not soft and not top and rule.prunes and removed is None:
         patches, alive = _contenders(patches)
         if len(alive) == 1:
             return {"labels": _classes(alive, rule)}
@@ -203,16 +221,21 @@ def _tile(patches: Sequence[_Patch], rule: Rule, soft: Sequence[str], top: int) 
     maps = [patch.upsampled() for patch in patches]
     if rule.average == "probabilities":  # their logarithms are logits like any others
         shares = _mean([logits.mul_(rule.scale).softmax(dim=1) for logits in maps])
-        return decide(shares.clamp_(min=torch.finfo(shares.dtype).tiny).log_(), replace(rule, scale=1.0), soft, top)
-    return decide(_mean(maps), rule, soft, top)
+        return decide(shares.clamp_(min=torch.finfo(shares.dtype).tiny).log_(), replace(rule, scale=1.0), soft, top, removed)
+    return decide(_mean(maps), rule, soft, top, removed)
 
 
-def decide(logits: Tensor, rule: Rule, soft: Sequence[str] = (), top: int = 0) -> dict[str, Tensor]:
+def decide(logits: Tensor, rule: Rule, soft: Sequence[str] = (), top: int = 0, removed: Tensor | None = None) -> dict[str, Tensor]:
     """The `labels` (B, ...) int64 of logits (B, C, ...) at full size, and what else is asked for; the logits are overwritten.
 
+    `removed` (C,) marks logits that cannot become labels (`Rule.area`); they still count in the softmax.
     In place because fresh memory of this size costs more than the arithmetic.
     """
-    labels = _classes((logits.softmax(dim=1) if rule.softmax else logits).max(dim=1)[1], rule)
+    scores = logits.softmax(dim=1) if rule.softmax else logits
+    if removed is not None:
+        scores = scores.masked_fill(removed.view(-1, *[1] * (logits.dim() - 2)), -torch.inf)
+    best_logit = scores.max(dim=1)[1]
+    labels = _classes(best_logit, rule)
     if rule.threshold is None and not soft and not top:
         return {"labels": labels}
     # of each probability over the largest; what is below -80 would take ten times as long to exponentiate
@@ -221,7 +244,11 @@ def decide(logits: Tensor, rule: Rule, soft: Sequence[str] = (), top: int = 0) -
     found = _entropy(classes) if "entropy" in soft else {}
     best, order = classes.topk(min(max(top, 2), classes.shape[1]), dim=1) if "margin" in soft or top else (None, None)
     confidence = 1 / odds.exp_().sum(dim=1)
-    found |= {"labels": labels if rule.threshold is None else labels.masked_fill(confidence < rule.threshold, 0)}
+    if rule.threshold is not None:
+        # without the area threshold, the label's probability is the confidence
+        sure = confidence if removed is None else odds.gather(1, best_logit.unsqueeze(1)).squeeze(1) * confidence
+        labels = labels.masked_fill(sure < rule.threshold, 0)
+    found |= {"labels": labels}
     found |= {"confidence": confidence} if "confidence" in soft else {}
     if best is not None and order is not None:
         best = best.exp() * confidence.unsqueeze(1)

@@ -31,9 +31,10 @@ class Protocol:
 
     Logits of overlapping windows are averaged; scales and mirror images too, or, with `average` "probabilities", their
     softmax. `logit_scale` (what logits are multiplied by before a softmax over them; refinements inside the model keep
-    theirs) and `background_threshold` None are the model's. `synonyms` says how a class with several words is
-    scored: "best", by its best word on the coarse grid, or "probability", by its most probable word at full size, the
-    softmax going over all words (the SCLIP lineage).
+    theirs) and `background_threshold` None are the model's. `area_threshold` takes away the classes other than class 0 that cover at
+    most this share of the image's foreground (see `Rule.area`), before the background threshold. `synonyms` says how a
+    class with several words is scored: "best", by its best word on the coarse grid, or "probability", by its most probable
+    word at full size, the softmax going over all words (the SCLIP lineage).
 
     `precision` of the network: "fp32", or features in "bf16" or "fp16"; it holds whatever the trainer's is. `batch` is how
     many views of one size go through the network together. Raises `InputError` for what does not fit.
@@ -52,6 +53,7 @@ class Protocol:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     batch: int = 8
     max_pixels: int = 2**21
+    area_threshold: float | None = None
 
     def __post_init__(self) -> None:
         if self.scales is not None:
@@ -84,13 +86,15 @@ class Protocol:
             raise InputError(f"protocol.flip={self.flip!r}: give true or false")
         if self.logit_scale is not None and not (is_number(self.logit_scale) and self.logit_scale > 0):
             raise InputError(f"protocol.logit_scale={self.logit_scale}: give a number above 0, or null for the model's")
-        threshold = self.background_threshold
+        threshold, area = self.background_threshold, self.area_threshold
         if threshold is not None and not (is_number(threshold) and 0 <= threshold <= 1):
             raise InputError(f"protocol.background_threshold={threshold} is not a probability between 0 and 1 (null: the model's)")
+        if area is not None and not (is_number(area) and 0 <= area <= 1):
+            raise InputError(f"protocol.area_threshold={area} is not a share between 0 and 1 (null: no class is removed)")
 
     def _write_alike(self) -> None:
         """One of two ways to say the same, so that what does the same is equal and has one hash."""
-        for name in ("logit_scale", "background_threshold"):
+        for name in ("logit_scale", "background_threshold", "area_threshold"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, float(getattr(self, name)))
         if self.scales is not None and len(self.scales) == 1:
@@ -120,14 +124,21 @@ class Protocol:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The fields that are not at their defaults, without `batch`, which changes no result."""
-        values = {field.name: (getattr(self, field.name), field.default) for field in fields(self) if field.name != "batch"}
-        return {name: value for name, (value, default) in values.items() if value != default}
+        """The value of every field that changes results: all fields but `batch`.
+
+        Defaults are included, so that a record of a run keeps its meaning when a default changes.
+        """
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "batch"}
 
     @property
     def hash(self) -> str:
-        """Twelve hexadecimal digits that two protocols share if they do the same (a sha256 of `settings`)."""
+        """Twelve hexadecimal digits, equal for two protocols with the same `settings` (the start of their SHA-256)."""
         return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:12]
+
+    def differences(self, other: Protocol) -> dict[str, tuple[Any, Any]]:
+        """The `settings` in which two protocols differ, each with the value of this one and that of `other`."""
+        theirs = other.settings
+        return {name: (value, theirs.get(name)) for name, value in self.settings.items() if value != theirs.get(name)}
 
 
 NATIVE = Protocol()

@@ -113,8 +113,9 @@ def check_resumable(task: pl.LightningModule, checkpoint: str) -> None:
     mine = dict(task.hparams)
     defaults = {name: parameter.default for name, parameter in signature(type(task)).parameters.items()}  # of keys that came later
     differ = [key for key, value in mine.items() if key not in ("provenance", "protocol") and stored.get(key, defaults[key]) != value]
-    if Protocol(**stored.get("protocol", {})) != Protocol(**mine["protocol"]):  # older checkpoints have fewer fields
-        differ.append("protocol")
+    before = Protocol(**stored.get("protocol", {}))  # older checkpoints have fewer fields
+    changed = before.differences(Protocol(**mine["protocol"]))
+    differ += [f"protocol.{name} was {old}, is {new}" for name, (old, new) in changed.items()]
     if differ:
         raise InputError(
             f"{checkpoint} was trained with other settings ({', '.join(differ)}); "
