@@ -191,7 +191,7 @@ def main() -> None:
         check(year, names)
     found = {}
     for split, listed in names.items():
-        pictured = existing({n: source / "JPEGImages" / f"{n}.jpg" for n in listed}, "a picture")
+        pictured = existing({n: source / "JPEGImages" / f"{n}.jpg" for n in listed}, "a JPEG")
         found[split] = existing({n: mats / f"{n}.mat" for n in pictured}, "a label map")
     every = [name for listed in found.values() for name in listed]
     if source != voc:

@@ -100,7 +100,7 @@ def main() -> None:
     to_png = partial(sbd_mask, palette=words.colours)
     convert([(sbd / "cls" / f"{n}.mat", masks / f"{n}.png") for n in extra], to_png, args.workers, "SBD's masks")
     splits = {"trainaug": sorted([*train, *extra]), "val": val}
-    found = {split: existing({n: voc / "JPEGImages" / f"{n}.jpg" for n in names}, "a picture") for split, names in splits.items()}
+    found = {split: existing({n: voc / "JPEGImages" / f"{n}.jpg" for n in names}, "a JPEG") for split, names in splits.items()}
     write_lines(lists / "trainaug.txt", found["trainaug"])
     print(voc)
     every = [masks / f"{n}.png" for names in found.values() for n in names]

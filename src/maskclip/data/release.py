@@ -181,6 +181,8 @@ def _unpack(release: Release, archive: Archive, root: Path, source: Path | None,
     if source is None and (url := fetched_from(path)) and (archive.checksum is None or fault_of(archive, path)):
         remove(path)
         reason = f"{reason}; it came from {url} and was deleted: run again to download it again, or {BY_HAND}"
+    elif source is None:
+        reason = f"{reason}; delete {path} and run again"
     raise InputError(reason)
 
 
