@@ -123,7 +123,7 @@ def _lab() -> _Conversion:
 
 def _transform(profile: ImageCms.ImageCmsProfile, mode: str) -> ImageCms.ImageCmsTransform:
     flags = _UNCACHED | (_EXACT if mode == "L" else 0)
-    return ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB", flags=ImageCms.Flags(flags))
+    return ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB", flags=flags)  # type: ignore[arg-type]  # ImageCms.Flags is newer than Pillow 10.1
 
 
 def _apply(transform: ImageCms.ImageCmsTransform, image: Image.Image) -> Image.Image:

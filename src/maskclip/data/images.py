@@ -80,8 +80,10 @@ def to_rgb(image: Image.Image, exif: bool = True) -> Image.Image:
 
 def orientation(image: Image.Image) -> int:
     """EXIF orientation of an image, 1 to 8; 1 means that it is stored as it is displayed."""
-    value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    return value if value in _TURNS else 1
+    with suppress(Exception):  # a damaged EXIF block; the pixels may be sound
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return value if value in _TURNS else 1
+    return 1
 
 
 def _remaining_turn(image: Image.Image, exif: bool) -> Image.Transpose | None:
