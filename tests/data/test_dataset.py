@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from maskclip import InputError
+from maskclip.data import notices
 from maskclip.data.dataset import Draw, SegmentationDataset
 from maskclip.data.transforms import TrainTransform
 
@@ -244,3 +245,40 @@ def test_corruption_is_that_of_the_image_by_its_name(files: dict[str, Any]) -> N
     assert torch.equal(data[0]["mask"], SegmentationDataset(**files)[0]["mask"])
     with pytest.raises(InputError, match=r"severity"):
         SegmentationDataset(**files, corruption="gaussian_noise", severity=6)
+
+
+def turn_images(files: dict[str, Any], orientation: int) -> None:
+    """Give the images an EXIF orientation, without changing what is stored."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for path in (Path(files["root"]) / "images").iterdir():
+        Image.open(path).save(path, exif=exif)
+
+
+def test_the_size_error_of_a_turned_image_names_exif(files: dict[str, Any]) -> None:
+    turn_images(files, 6)
+    with pytest.raises(InputError, match=r"its image a 4 x 6 as displayed: the image has EXIF orientation 6.*Set data\.exif=false"):
+        SegmentationDataset(**files)[0]
+    assert SegmentationDataset(**files, exif=False)[0]["mask"][0].tolist() == [0, 1, 2, 3, 255, 0]
+    for path in (Path(files["root"]) / "masks").iterdir():
+        Image.open(path).transpose(Image.Transpose.ROTATE_270).save(path)
+    assert SegmentationDataset(**files)[0]["mask"][:, 0].tolist() == [0, 1, 2, 3, 255, 0]
+    with pytest.raises(InputError, match=r"as stored: the image has EXIF orientation 6.*fits it as displayed\. Set data\.exif=true"):
+        SegmentationDataset(**files, exif=False)[0]
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 4])
+def test_images_turned_to_the_same_size_are_warned_of_once(
+    files: dict[str, Any], orientation: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    turn_images(files, orientation)
+    for exif, warnings in ((False, 0), (True, 1)):
+        notices.reset()
+        caplog.clear()
+        with caplog.at_level("WARNING"):
+            data = SegmentationDataset(**files, exif=exif)
+            for number in (0, 1, 0):
+                assert data[number]["mask"][0].tolist() == [0, 1, 2, 3, 255, 0]
+        assert len(caplog.messages) == warnings
+        assert all(f"EXIF orientation {orientation}" in text and "data.exif=false" in text for text in caplog.messages)
+    notices.reset()

@@ -146,3 +146,17 @@ def test_previews_are_no_pages(tmp_path: Path) -> None:
     (tmp_path / "broken.tif").write_text("no TIFF")
     assert page_count(tmp_path / "broken.tif") == 1
     assert page_count(tmp_path / "nowhere.tif") == 1
+
+
+def test_photos_of_phones_with_the_extra(tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    assert ".heic" in IMAGE_SUFFIXES and ".heic" not in KNOWN_UNREADABLE
+    heif.from_pillow(Image.new("RGB", (64, 32), RED)).save(tmp_path / "photo.heic")
+    image = read_image(tmp_path / "photo.heic")
+    assert image.shape == (32, 64, 3) and np.abs(image.astype(int) - RED).max() <= 3 and page_count(tmp_path / "photo.heic") == 1
+
+
+def test_a_damaged_exif_block_is_no_obstacle(tmp_path: Path) -> None:
+    for number, block in enumerate((b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12")):
+        Image.new("RGB", (8, 8), RED).save(tmp_path / f"{number}.jpg", exif=block)
+        assert read_image(tmp_path / f"{number}.jpg").shape == (8, 8, 3)
