@@ -102,13 +102,15 @@ def _gaussian(size: int, sigma: float, like: Tensor) -> Tensor:
 class Strategy:
     """A reading of the last `depth` blocks: Z = [X +] O mix, and, with `mlp`, Z + M(Z).
 
-    With `depth` above 1 the blocks run as ever, and Z gathers what the mix reads in each of them.
+    With `depth` above 1 the blocks run as ever, and Z gathers what the mix reads in each of them. `antialias`: position
+    embeddings are resized with antialiasing, as in the authors' code.
     """
 
     mix: Mix
     residual: bool
     mlp: bool
     depth: int = 1
+    antialias: bool = False
     source: str = ""
 
     @property
@@ -139,6 +141,7 @@ STRATEGIES: dict[str, Strategy] = {
     "sclip": Strategy(correlative, residual=True, mlp=True, source="Wang et al., ECCV 2024"),
     "clearclip": Strategy(query_query, residual=False, mlp=False, source="Lan et al., ECCV 2024"),
     "naclip": Strategy(neighbours, residual=False, mlp=False, source="Hajimiri et al., WACV 2025"),
-    "gem": Strategy(self_self, residual=True, mlp=False, depth=7, source="Bousselham et al., CVPR 2024"),
+    # the authors' package counts blocks from 1 up to gem_depth=7, exclusive
+    "gem": Strategy(self_self, residual=True, mlp=False, depth=6, antialias=True, source="Bousselham et al., CVPR 2024"),
     "proxyclip": Strategy(proxy_attention, residual=False, mlp=False, source="Lan et al., ECCV 2024"),
 }

@@ -54,7 +54,7 @@ class ViTReader(nn.Module):
         """The tokens (B, P + hw, K) that enter the last `depth` blocks, those blocks, and the grid; `image` is normalised."""
         height, width = image.shape[-2:]
         rows, columns = self.covered_size(height, width)
-        x, grid = self.anatomy.embed(F.pad(image, (0, columns - width, 0, rows - height)))
+        x, grid = self.anatomy.embed(F.pad(image, (0, columns - width, 0, rows - height)), self.strategy.antialias)
         blocks = take_apart(self.anatomy.blocks, self.anatomy.prefix, self.anatomy.rope(grid))
         for block in blocks[: -self.depth]:
             x = block(x)
