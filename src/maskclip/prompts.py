@@ -18,6 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
+from maskclip.clip.text import encode_text
 from maskclip.errors import InputError
 from maskclip.files import remove_stale, write_bytes
 from maskclip.vocabulary import Vocabulary
@@ -81,7 +82,7 @@ def embed_vocabulary(model: CLIP, tokenizer: Tokenizer, vocabulary: Vocabulary, 
     many = len(words) * len(templates) > 1000
     rows = []
     for sentences in tqdm(tokens, desc="reading the class names", unit="word", leave=False, disable=not many):
-        embeddings = F.normalize(model.encode_text(sentences.to(device)).float(), dim=-1)
+        embeddings = F.normalize(encode_text(model, sentences.to(device)).float(), dim=-1)
         rows.append(F.normalize(embeddings.mean(dim=0), dim=0))
     return torch.stack(rows).cpu()
 
