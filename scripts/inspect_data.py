@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT / "src"))
 
 import numpy as np  # noqa: E402 - after the path, so that it runs from a checkout
 from hydra import compose, initialize_config_dir  # noqa: E402
+from hydra.core.override_parser.overrides_parser import OverridesParser  # noqa: E402
 from hydra.errors import HydraException  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
@@ -108,9 +109,12 @@ def main() -> None:
         print(__doc__)
         return
     output = f"paths.output={ROOT / 'outputs' / 'inspect'}"
-    given = [o for o in sys.argv[1:] if not o.startswith("+")]
-    extra = dict(o[1:].split("=", 1) for o in sys.argv[1:] if o.startswith("+") and "=" in o)
     try:
+        overrides = OverridesParser.create().parse_overrides(sys.argv[1:])
+        given = [
+            str(o.input_line) for o in overrides if o.key_or_group not in ("split", "sample") and (not o.is_add() or "." in o.key_or_group)
+        ]
+        extra = {o.key_or_group: str(o.value()) for o in overrides if o.input_line not in given}
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             cfg = compose("eval", overrides=[output, *given])
     except HydraException as error:

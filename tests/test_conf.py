@@ -39,7 +39,7 @@ GROUPS = {
         "experiment",
         "debug",
     ),
-    "eval": ("model", "data", "protocol", "trainer", "paths", "classes", "sweep", "debug"),
+    "eval": ("model", "data", "protocol", "trainer", "logger", "paths", "classes", "sweep", "debug"),
     "embed": ("model", "classes", "paths"),
     "export": ("paths",),
     "segment": ("model", "classes", "protocol", "trainer", "paths"),
