@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import open_clip
 import pytest
 import torch
-from open_clip.model import CLIP, CustomTextCLIP
+from open_clip.model import CLIP, CLIPTextCfg, CustomTextCLIP
 from torch import Tensor
 from zoo import VIT
 
@@ -54,6 +55,8 @@ def lengths(model: Any, tokens: Tensor) -> tuple[Tensor, set[int]]:
     ids=str,
 )
 def test_causal_towers_give_the_same_for_cut_sentences(kind: type[Any], text: dict[str, Any]) -> None:
+    if not text.keys() <= {field.name for field in fields(CLIPTextCfg)}:
+        pytest.skip("not in this version of open_clip")
     model, tokens = tower(kind, **text), open_clip.SimpleTokenizer(context_length=32)(SENTENCES)
     found, seen = lengths(model, tokens)
     torch.testing.assert_close(found, model.encode_text(tokens), atol=1e-5, rtol=1e-5)
