@@ -39,6 +39,7 @@ def test_every_character_has_a_glyph_of_its_own(script: str) -> None:
 
 def test_a_character_that_no_font_has_is_its_code_point(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fonts, "_system_fonts", list)
+    monkeypatch.setattr(fonts, "_found_for", {})
     fonts._font_for.cache_clear()
     assert fonts.printable("a\ue123b") == "a U+E123 b"
     assert fonts.printable("हि") == "U+0939 U+093F"
@@ -50,6 +51,7 @@ def test_a_character_that_no_font_has_is_its_code_point(monkeypatch: pytest.Monk
 def test_fonts_of_the_system_come_after_those_of_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     letters, others = fonts._LETTERS[0], fonts._LETTERS[1:]
     monkeypatch.setattr(fonts, "_LETTERS", others)
+    monkeypatch.setattr(fonts, "_found_for", {})
     monkeypatch.setattr(fonts, "_system_fonts", lambda: ["/nowhere/missing.ttf", letters])
     fonts._font_for.cache_clear()
     assert fonts._font_for("ж") in (letters, others[0]) and fonts._font_for("ծ") == letters and fonts._font_for("猫") == others[0]

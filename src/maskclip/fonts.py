@@ -17,6 +17,8 @@ _EMOJI = _LETTERS[::-1]
 _SHAPING = features.check("raqm")
 _JOINER, _PROBE, _MISSING = "\N{ZERO WIDTH JOINER}", 24, "\U0010ffff"
 
+_found_for: dict[int, str | None] = {}
+
 Colour = tuple[int, int, int]
 
 
@@ -110,7 +112,11 @@ def _font_for(char: str) -> str | None:
             return path
     if unicodedata.category(char) in ("Co", "Cn", "Cs"):  # private, unassigned, half of a pair
         return None
-    return next((path for path in _system_fonts() if _has_glyph(path, char)), None)
+    block = ord(char) >> 7  # one search for each script: there may be thousands of fonts
+    if block not in _found_for:
+        _found_for[block] = next((path for path in _system_fonts() if _has_glyph(path, char)), None)
+    found = _found_for[block]
+    return found if found and _has_glyph(found, char) else None
 
 
 @lru_cache(maxsize=65536)
