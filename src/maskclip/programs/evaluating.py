@@ -97,7 +97,7 @@ def evaluate_model(cfg: DictConfig, model: Segmenter, data: SegmentationData, ou
 def report(card: Card, output: Path) -> None:
     """Print a card as a table, with the classes one by one and where the files are."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:  # one table comes in the end (sweeps.py)
-        print(f"mIoU {card['miou']:.1f}, {card['method']}; card: {output / 'results.json'}")
+        print(f"mIoU {card['miou']:.2f}, {card['method']}; card: {output / 'results.json'}")
         return
     print(f"\n{class_table(card, card['unseen_classes'])}\n\n{table([card])}\n")
     print(
