@@ -1,7 +1,7 @@
 """Look at a data set: counts, classes, sizes, a contact sheet, and what is wrong with it.
 
     python scripts/inspect_data.py data=voc20
-    python scripts/inspect_data.py data=folder data.root=photos/ classes.names=[cat,grass] data.masks=masks/{}.png
+    python scripts/inspect_data.py data=folder data.root=photos/ 'classes.names=[cat,grass]' data.masks=masks/%.png
 
 Takes the overrides of src/eval.py. `+split=train` looks at the training images, `+sample=500` at so many of them only.
 Writes sheet.png and report.json to `paths.output`, outputs/inspect by default.
@@ -21,11 +21,12 @@ sys.path.insert(0, str(ROOT / "src"))
 
 import numpy as np  # noqa: E402 - after the path, so that it runs from a checkout
 from hydra import compose, initialize_config_dir  # noqa: E402
+from hydra.core.override_parser.overrides_parser import OverridesParser  # noqa: E402
 from hydra.errors import HydraException  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from maskclip.data.dataset import SegmentationDataset  # noqa: E402
-from maskclip.data.images import read_image, write_atomically  # noqa: E402
+from maskclip.data.images import read_image, read_turned, write_atomically  # noqa: E402
 from maskclip.data.release import one_sentence  # noqa: E402
 from maskclip.errors import InputError  # noqa: E402
 from maskclip.files import write_json  # noqa: E402
@@ -37,25 +38,27 @@ ROWS, CELL = 8, 200
 
 
 def look(data: SegmentationDataset, name: str) -> dict[str, Any]:
-    """What one image and its mask are: `size`, `values` with their counts, and `problem` where something is wrong."""
+    """What one image and its mask are: `size`, EXIF `turn`, `values` with their counts, and `problem` where something is wrong."""
+    found: dict[str, Any] = {}
     try:
-        size = read_image(data.image_path(name)).shape[:2]
+        image, found["turn"] = read_turned(data.image_path(name), exif=data.exif)
+        found["size"] = image.shape[:2]
         if data.masks is None:
-            return {"size": size}
+            return found
         labels = data.labels(name)
-        if labels.shape != size:
-            problem = f"{data.mask_path(name)} is {labels.shape[1]} x {labels.shape[0]} pixels, its image {size[1]} x {size[0]}"
-            return {"size": size, "problem": problem}
-        return {"size": size, "values": np.unique(labels, return_counts=True)}
+        if labels.shape != found["size"]:
+            return found | {"problem": data.size_problem(name, labels.shape, found["size"])}
+        return found | {"values": np.unique(labels, return_counts=True)}
     except InputError as error:
-        return {"problem": str(error)}
+        return found | {"problem": str(error)}
 
 
-def examine(data: SegmentationDataset, names: list[str]) -> tuple[np.ndarray, Counter[tuple[int, ...]], list[str]]:
-    """Pixels of each class (C + 1, ignored last), how often each image size occurs, and what is wrong."""
-    counts, sizes, problems = np.zeros(data.num_classes + 1, dtype=np.int64), Counter[tuple[int, ...]](), []
+def examine(data: SegmentationDataset, names: list[str]) -> tuple[np.ndarray, Counter[tuple[int, ...]], list[str], int]:
+    """Pixels of each class (C + 1, ignored last), how often each image size occurs, what is wrong, and how many images EXIF turns."""
+    counts, sizes, problems, turned = np.zeros(data.num_classes + 1, dtype=np.int64), Counter[tuple[int, ...]](), [], 0
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         for found in tqdm(threads.map(lambda name: look(data, name), names), total=len(names), unit="image", desc="looking"):
+            turned += found.get("turn", 1) > 1
             if "size" in found:
                 sizes[found["size"]] += 1
             if "problem" in found:
@@ -63,7 +66,7 @@ def examine(data: SegmentationDataset, names: list[str]) -> tuple[np.ndarray, Co
             if "values" in found:
                 values, pixels = found["values"]
                 counts[np.where(values == data.ignore_index, data.num_classes, values)] += pixels
-    return counts, sizes, problems
+    return counts, sizes, problems, turned
 
 
 def contact_sheet(data: SegmentationDataset, names: list[str], words: Vocabulary) -> Any:
@@ -71,7 +74,7 @@ def contact_sheet(data: SegmentationDataset, names: list[str], words: Vocabulary
     rows = []
     for name in names:
         try:
-            image = read_image(data.image_path(name))
+            image = read_image(data.image_path(name), exif=data.exif)
             labels = None if data.masks is None else data.labels(name)
         except InputError:
             continue
@@ -106,9 +109,12 @@ def main() -> None:
         print(__doc__)
         return
     output = f"paths.output={ROOT / 'outputs' / 'inspect'}"
-    given = [o for o in sys.argv[1:] if not o.startswith("+")]
-    extra = dict(o[1:].split("=", 1) for o in sys.argv[1:] if o.startswith("+") and "=" in o)
     try:
+        overrides = OverridesParser.create().parse_overrides(sys.argv[1:])
+        given = [
+            str(o.input_line) for o in overrides if o.key_or_group not in ("split", "sample") and (not o.is_add() or "." in o.key_or_group)
+        ]
+        extra = {o.key_or_group: str(o.value()) for o in overrides if o.input_line not in given}
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             cfg = compose("eval", overrides=[output, *given])
     except HydraException as error:
@@ -124,12 +130,14 @@ def main() -> None:
     if int(extra.get("sample", 0)):
         chosen = np.random.default_rng(0).permutation(len(names))[: int(extra["sample"])]
         names = [names[i] for i in sorted(chosen)]
-    counts, sizes, problems = examine(data, names)
+    counts, sizes, problems, turned = examine(data, names)
     print_report(names, counts, sizes, problems, words)
+    if turned:
+        print(f"{turned} images have an EXIF orientation: data.exif=true if masks lie on them as displayed, false if on stored pixels")
     folder = Path(cfg.paths.output)
     classes = dict(zip([*words.names, "ignored"], counts.tolist(), strict=True))
     by_size = {f"{w}x{h}": count for (h, w), count in sizes.most_common()}
-    write_json(folder / "report.json", {"images": len(names), "pixels": classes, "sizes": by_size, "problems": problems})
+    write_json(folder / "report.json", {"images": len(names), "pixels": classes, "sizes": by_size, "turned": turned, "problems": problems})
     page = contact_sheet(data, list(dict.fromkeys(names[:: max(1, len(names) // ROWS)] + names)), words)
     if page is not None:
         write_atomically(page, folder / "sheet.png")

@@ -249,7 +249,7 @@ def write_card(args: argparse.Namespace, loss: float, retrieval: float) -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         write_textures(Path(folder), vocabulary.colours, train=0, val=100)
-        files = {"images": "JPEGImages/{}.jpg", "masks": "SegmentationClass/{}.png", "split": "ImageSets/Segmentation/val.txt"}
+        files = {"images": "JPEGImages/%.jpg", "masks": "SegmentationClass/%.png", "split": "ImageSets/Segmentation/val.txt"}
         data = SegmentationDataset(folder, num_classes=len(vocabulary), **files)
         found = {name: dense_scores(vocabulary, data, **options) for name, options in rows.items()}
     methods = "\n".join(f"| {name} | {100 * result.miou:.1f} |" for name, result in found.items())

@@ -5,23 +5,25 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
 from maskclip import InputError
 from maskclip.acceleration import accelerate, forward_in
+from maskclip.clip.blocks import OpenCLIPBlock
 
 CPU = torch.device("cpu")
 
 
 class Attention(nn.Module):
-    """Attention as open_clip's blocks have it, with a linear layer behind it."""
+    """A block of open_clip, as towers run it, with a linear layer behind it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.attention, self.last = nn.MultiheadAttention(64, 4, batch_first=True), nn.Linear(64, 96)
+        self.block, self.last = ResidualAttentionBlock(64, 4), nn.Linear(64, 96)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.attention(x, x, x, need_weights=False)[0])
+        return self.last(OpenCLIPBlock(self.block, prefix=1)(x))
 
 
 def operators(model: nn.Module, x: Tensor, precision: str = "fp32") -> tuple[Tensor, set[str]]:
@@ -103,14 +105,14 @@ def test_linear_layers_of_every_shape(shape: tuple[int, ...], bias: bool) -> Non
     torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_what_was_set_is_set_again(model: nn.Module) -> None:
-    for before in (True, False):
-        torch.backends.mha.set_fastpath_enabled(before)
-        with pytest.raises(ZeroDivisionError), forward_in("fp32", CPU, model):
-            assert not torch.backends.mha.get_fastpath_enabled()
-            1 / 0  # noqa: B018
-        assert torch.backends.mha.get_fastpath_enabled() == before
-    torch.backends.mha.set_fastpath_enabled(True)
+def test_a_block_avoids_the_fast_path_of_torch_without_its_process_wide_switch(model: nn.Module) -> None:
+    x = torch.randn(2, 250, 64)
+    assert torch.backends.mha.get_fastpath_enabled()
+    with torch.inference_mode(), torch.profiler.profile(acc_events=True) as seen, forward_in("fp32", CPU, model):
+        assert torch.backends.mha.get_fastpath_enabled()
+        model(x)
+    used = {event.key for event in seen.key_averages()}
+    assert "aten::_native_multi_head_attention" not in used and "aten::_scaled_dot_product_flash_attention_for_cpu" in used
 
 
 def test_accelerate_changes_the_layout_and_is_compiled_when_called() -> None:

@@ -40,7 +40,7 @@ GROUPS = {
         "experiment",
         "debug",
     ),
-    "eval": ("model", "data", "protocol", "trainer", "paths", "classes", "words", "sweep", "debug"),
+    "eval": ("model", "data", "protocol", "trainer", "logger", "paths", "classes", "words", "sweep", "debug"),
     "embed": ("model", "classes", "words", "paths"),
     "export": ("paths",),
     "segment": ("model", "classes", "words", "protocol", "trainer", "paths"),

@@ -49,6 +49,23 @@ def test_problems_are_listed_with_their_files(textures_root: Path, tmp_path: Pat
     assert "val_00003.png has labels [77]" in report["problems"][3]
 
 
+def test_turned_images_are_counted(textures_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, exif = tmp_path / "turned", Image.Exif()
+    shutil.copytree(textures_root, root)
+    exif[0x0112] = 3
+    for name in ("val_00000", "val_00001"):
+        path = root / "JPEGImages" / f"{name}.jpg"
+        Image.open(path).save(path, exif=exif)
+    report = inspect(monkeypatch, tmp_path / "out", "data=textures", f"data.root={root}")
+    assert report["turned"] == 2 and report["problems"] == []
+    exif[0x0112] = 6
+    Image.new("RGB", (50, 40)).save(root / "JPEGImages" / "val_00002.jpg", exif=exif)
+    Image.new("L", (50, 40)).save(root / "SegmentationClass" / "val_00002.png")
+    (problem,) = inspect(monkeypatch, tmp_path / "out", "data=textures", f"data.root={root}")["problems"]
+    assert "EXIF orientation 6" in problem and "data.exif=false" in problem
+    assert inspect(monkeypatch, tmp_path / "out", "data=textures", f"data.root={root}", "data.exif=false")["problems"] == []
+
+
 def test_a_folder_without_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (30, 20)).save(tmp_path / "photos" / "a.jpg")

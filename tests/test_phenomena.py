@@ -22,7 +22,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> SegmentationDataset:
     """The very images that the demo and the model card use."""
     root: Path = tmp_path_factory.mktemp("val")
     write_textures(root, [(0, 0, 0)] * 13, train=0, val=100)
-    return SegmentationDataset(root, "JPEGImages/{}.jpg", 13, "SegmentationClass/{}.png", "ImageSets/Segmentation/val.txt")
+    return SegmentationDataset(root, "JPEGImages/%.jpg", 13, "SegmentationClass/%.png", "ImageSets/Segmentation/val.txt")
 
 
 @pytest.fixture

@@ -416,7 +416,7 @@ def test_without_weights_one_sentence(tmp_path: Path, textures_root: Path) -> No
         (("segment", "model=maskclip_textures", "input={textures}", "classes.names=[zebra]", "output=/dev/null/x"), "/dev/null"),
         (("eval", "data=folder", "data.root=.", "classes.names=[zebra]", "model=maskclip_textures"), "nothing to score without masks"),
         (("segment", "model=maskclip_textures", "input={textures}", "classes.names=[zebra]", "trainer=gpu"), "gpu"),
-        (("eval", "model=maskclip_textures", "data=textures", "data.root={textures}", "data.masks='x/{{}}.png'"), "no such mask"),
+        (("eval", "model=maskclip_textures", "data=textures", "data.root={textures}", "data.masks=x/%.png"), "no such mask"),
         (("eval", "model=student", "model.checkpoint=nowhere", "data=textures", "data.root={textures}"), "no checkpoint nowhere"),
         (
             ("eval", "model=maskclip_textures", "model.architecture=ViT-Z", "data=textures", "data.root={textures}"),

@@ -36,6 +36,13 @@ def test_several_keys_and_switches(tmp_path: Path) -> None:
     assert [row[0] for row in sweep_cells(tmp_path)[1:]] == expected
 
 
+def test_prefixes_of_hydra_are_not_part_of_a_key(tmp_path: Path) -> None:
+    """`~key` has no value, and `+x` and `++x` set the same key as `x`."""
+    for number, override in enumerate(["x=1", "+x=2", "++x=3", "~x", "~x=1", "x='a=b, c'"]):
+        write_job(tmp_path, number, ["a=1", override, "~b"], float(number))
+    assert [row[0] for row in sweep_cells(tmp_path)[1:]] == ["1", "2", "3", "removed", "removed", "'a=b, c'"]
+
+
 def test_the_table_is_printed_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_job(tmp_path, 0, ["model=clip"], 20.46)
     write_job(tmp_path, 1, ["model=maskclip"], 65.0)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from maskclip.vocabulary import read_words
     ("settings", "message"),
     [
         ({"names": []}, "no class names"),
-        ({"names": "cat"}, r"one word; give a list, as in classes.names=\[cat\]"),
+        ({"names": "cat"}, r"one word; give a list, as in 'classes.names=\[cat\]'"),
         ({"names": ["cat", "dog", "cat"]}, "more than once: cat"),
         ({"names": ["cat", " "]}, r"class names \[1\] are empty"),
         ({"names": [str(i) for i in range(65535)]}, "65535 class names: a 16-bit label map"),
@@ -62,19 +63,45 @@ def test_words_from_a_file(tmp_path: Path) -> None:
     names, prompts = read_words(path)
     assert names == ["cat", "sofa", "salt, pepper", "猫", 'it\'s "ours"']
     assert prompts == {"sofa": ["sofa", "couch", "settee"], "salt, pepper": ["salt, pepper", "spice"]}
-    with pytest.raises(InputError, match=r"no file of class names .*nowhere.txt .*classes.names=\[cat,dog\]"):
+    with pytest.raises(InputError, match=r"no file of class names .*nowhere.txt .*'classes.names=\[cat,dog\]'"):
         read_words(tmp_path / "nowhere.txt")
     path.write_text('cat\n"sky\ngrass\n')
     with pytest.raises(InputError, match=r'line 2 of .*words.txt cannot be read .*"sky'):
         read_words(path)
-    path.write_bytes(b"\xff\xfe\x00cat")
-    with pytest.raises(InputError, match="cannot read the class names"):
+    with pytest.raises(InputError, match=r"cannot read .*\(classes.names\): Is a directory"):
+        read_words(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_words_from_a_file_in_any_unicode(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "words.txt"
+    path.write_bytes("cat, 猫\r\nsofa\n".encode(encoding))
+    assert read_words(path) == (["cat", "sofa"], {"cat": ["cat", "猫"]})
+
+
+@pytest.mark.parametrize(("encoding", "why"), [("latin1", "byte 3 is not UTF-8"), ("utf-16-le", "it has zero bytes"), ("utf-16", "UTF-16")])
+def test_other_encodings_are_named(tmp_path: Path, encoding: str, why: str) -> None:
+    path = tmp_path / "my words.txt"
+    path.write_bytes("café\n".encode(encoding)[: -1 if encoding == "utf-16" else None])
+    with pytest.raises(InputError, match=rf"my words.txt \(classes.names\) is not a text file .*{why}.*iconv .*'{path}'"):
         read_words(path)
 
 
 def test_a_single_word_needs_no_list() -> None:
     assert Vocabulary(["sofa"], prompts={"sofa": "old couch"}).words == [["old couch"]]
     assert Vocabulary(["sofa"], prompts={"sofa": ["couch", "sofa", "couch"]}).words == [["couch", "sofa"]]
+
+
+def test_time_is_linear_in_the_number_of_names() -> None:
+    """60,000 names with prompts and unseen classes: quadratic code takes minutes."""
+    names = [f"word {number}" for number in range(60_000)]
+    start = time.perf_counter()
+    vocabulary = Vocabulary(names, prompts={name: [name, f"a {name}"] for name in names}, unseen=names[30_000:])
+    assert vocabulary.unseen_indices == list(range(30_000, 60_000))
+    assert vocabulary.rows([59_999]) == ([119_998, 119_999], [2])
+    with pytest.raises(InputError, match=r"more than once: word 7$"):
+        Vocabulary([*names, "word 7"])
+    assert time.perf_counter() - start < 10
 
 
 def test_default_colours_are_all_different() -> None:

@@ -31,7 +31,7 @@ def benchmark_data(runs: int) -> None:
             root / "x.png", np.kron(rng.integers(0, 20, (15, 20)), np.ones((25, 25))).astype(np.uint8), [(i, i, i) for i in range(20)]
         )
         transform = TrainTransform(512, 512, 2048)
-        data = SegmentationDataset(root, "{}.jpg", 20, masks="{}.png", hide=[15, 16, 17, 18, 19], transform=transform)
+        data = SegmentationDataset(root, "%.jpg", 20, masks="%.png", hide=[15, 16, 17, 18, 19], transform=transform)
         image, mask = read_image(root / "x.jpg"), data.labels("x")
         steps: dict[str, Callable[[int], object]] = {
             "read the image": lambda _: read_image(root / "x.jpg"),

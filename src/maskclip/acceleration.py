@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.backends import mha, mkldnn
+from torch.backends import mkldnn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from maskclip.errors import InputError
@@ -37,25 +37,13 @@ def accelerate(model: M, compile: bool = False, channels_last: bool = False) -> 
 
 @contextmanager
 def forward_in(precision: str, device: torch.device, model: object = None) -> Iterator[None]:
-    """A forward pass of `model` on `device`: autocast to one of `PRECISIONS`, attention fused, products by the quicker library."""
+    """A forward pass of `model` on `device`: autocast to one of `PRECISIONS`, products by the quicker library."""
     dtype = PRECISIONS[precision]
     with ExitStack() as stack:
-        stack.enter_context(_fused_attention())
         stack.enter_context(torch.autocast(device.type, dtype=dtype, enabled=dtype is not None))
         if device.type == "cpu" and mkldnn.is_available() and getattr(model, "_compiled_call_impl", None) is None:
             stack.enter_context(_ProductsByOneDNN())
         yield
-
-
-@contextmanager
-def _fused_attention() -> Iterator[None]:
-    """nn.MultiheadAttention without its fast path, which on CPUs holds all of softmax(qk') where SDPA would not."""
-    before = mha.get_fastpath_enabled()
-    mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        mha.set_fastpath_enabled(before)
 
 
 class _ProductsByOneDNN(TorchDispatchMode):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from maskclip.functional import best_word
+from maskclip.process_wide import Held
 
 SOFT = ("confidence", "margin", "entropy")
 
@@ -155,16 +156,34 @@ def full_logits(views: Sequence[View]) -> Tensor:
         return _mean([_Patch(view.logits, view.rows, view.columns).upsampled() for view in views]).permute(1, 0, 2)
 
 
+def _matmul_precision() -> tuple[str, ...]:
+    """How torch multiplies float32 matrices, on CUDA and on the CPU."""
+    if FP32_PRECISION:
+        return tuple(switch.fp32_precision for switch in FP32_PRECISION)
+    return (torch.get_float32_matmul_precision(),)
+
+
+def _set_matmul_precision(values: tuple[str, ...]) -> None:
+    if not FP32_PRECISION:
+        torch.set_float32_matmul_precision(values[0])
+    for switch, value in zip(FP32_PRECISION, values, strict=False):
+        switch.fp32_precision = "none"  # follows torch.backends.fp32_precision, as it may have done before
+        if switch.fp32_precision != value:
+            switch.fp32_precision = value
+
+
+FP32_PRECISION: list[Any] = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul] if hasattr(torch.backends.mkldnn, "matmul") else []
+"""Switches of torch 2.9 and newer, where the older one raises an error after any use of these; none before."""
+
+FULL_PRECISION: Held[tuple[str, ...]] = Held(_matmul_precision, _set_matmul_precision, ("ieee", "ieee") if FP32_PRECISION else ("highest",))
+"""Float32 products that neither TF32 nor bfloat16 shortens. torch has no way to ask for this in a single product."""
+
+
 @contextmanager
 def _all_digits(device: torch.device) -> Iterator[None]:
     """Neither autocast nor TF32: close classes need all their digits."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+    with FULL_PRECISION, torch.autocast(device.type, enabled=False):
+        yield
 
 
 def _tiles(views: Sequence[View], tile_values: int | None) -> Iterator[tuple[slice, slice, list[_Patch]]]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import colorsys
 import csv
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 
 from maskclip.errors import InputError
+from maskclip.files import read_text
 from maskclip.functional import ignore_index
 
 MOST_CLASSES = 65534  # 16 bits, less what is ignored and what is unlabelled
@@ -40,9 +42,9 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         if isinstance(self.names, str):
-            raise InputError(f"classes.names is one word; give a list, as in classes.names=[{self.names}]")
+            raise InputError(f"classes.names is one word; give a list, as in 'classes.names=[{self.names}]'")
         if not self.names:
-            raise InputError("no class names: give a list of words, such as classes.names=[cat,grass,sky]")
+            raise InputError("no class names: give a list of words, such as 'classes.names=[cat,grass,sky]'")
         if strangers := [name for name in self.names if not isinstance(name, str)]:
             raise InputError(f"class names must be words; quote {', '.join(map(str, strangers))}")
         if blank := [i for i, name in enumerate(self.names) if not str(name).strip()]:
@@ -51,12 +53,12 @@ class Vocabulary:
             raise InputError(f"class names with blanks around them: {', '.join(map(repr, padded))}")
         if len(self.names) > MOST_CLASSES:
             raise InputError(f"{len(self.names)} class names: a 16-bit label map holds at most {MOST_CLASSES}")
-        repeated = sorted({name for name in self.names if list(self.names).count(name) > 1})
-        if repeated:
+        counts = Counter(self.names)
+        if repeated := sorted(name for name, count in counts.items() if count > 1):
             raise InputError(f"class names given more than once: {', '.join(repeated)}")
         for key, mentioned in (("prompts", self.prompts), ("unseen", self.unseen)):
-            if strangers := [name for name in mentioned if name not in self.names]:
-                raise InputError(f"classes.{key} mentions {', '.join(strangers)}, not among the class names: {', '.join(self.names)}")
+            if unknown := [name for name in mentioned if name not in counts]:
+                raise InputError(f"classes.{key} mentions {', '.join(unknown)}, not among the class names: {', '.join(self.names)}")
         for name, given in self.prompts.items():
             words = [given] if isinstance(given, str) else list(given or ())
             if not words or not all(isinstance(word, str) and word.strip() for word in words):
@@ -119,7 +121,8 @@ class Vocabulary:
 
     @property
     def unseen_indices(self) -> list[int]:
-        return [list(self.names).index(name) for name in self.unseen]
+        index = {name: number for number, name in enumerate(self.names)}
+        return [index[name] for name in self.unseen]
 
     @property
     def colours(self) -> Palette:
@@ -135,14 +138,9 @@ def read_words(path: Path) -> tuple[list[str], dict[str, list[str]]]:
     The name is a word too. A word that holds a comma stands in double quotes; empty lines and lines that begin with #
     are skipped. Raises `InputError` if the file is not there or not text.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(
-            f"no file of class names {path} (classes.names); for words themselves give a list: classes.names=[cat,dog]"
-        ) from None
-    except (OSError, UnicodeDecodeError) as cause:
-        raise InputError(f"cannot read the class names in {path}: {cause}") from cause
+    if not path.exists():
+        raise InputError(f"no file of class names {path} (classes.names); for words themselves give a list: 'classes.names=[cat,dog]'")
+    text = read_text(path, "classes.names")
     rows = []
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip() and not line.lstrip().startswith("#"):

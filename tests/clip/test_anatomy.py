@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from timm.models.eva import Eva
@@ -138,3 +142,30 @@ def test_rotary_positions_of_another_grid(size: tuple[int, int]) -> None:
         image = torch.randn(1, 3, *shape)
         tokens, (block,), _ = reader.tokens(image)
         torch.testing.assert_close(tower.trunk.norm(block(tokens)), whole.forward_features(image), atol=1e-5, rtol=1e-4)
+
+
+def in_threads(call: Callable[[int], bool], calls: int) -> bool:
+    """Whether all calls are true; threads take turns within a call, not after it."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(6) as pool:
+            return all(pool.map(call, range(calls)))
+    finally:
+        sys.setswitchinterval(interval)
+
+
+@pytest.mark.parametrize("kind", ["EVA02", "EVA02-E", "PE"])
+def test_rotary_positions_of_one_thread_are_not_those_of_another(kind: str) -> None:
+    anatomy = reader_of(clip_of(kind)).anatomy
+    grids = [(4, 4), (2, 6), (6, 2), (3, 4), (12, 1), (1, 12)]
+    expected = [anatomy.rope(grid) for grid in grids]
+    assert in_threads(lambda number: torch.equal(anatomy.rope(grids[number % 6]), expected[number % 6]), calls=3000)
+
+
+@pytest.mark.parametrize("kind", ZOO)
+def test_features_do_not_depend_on_what_other_threads_read(kind: str) -> None:
+    clip = clip_of(kind)
+    images = [torch.rand(1, 3, 8 * rows, 8 * columns) for rows, columns in ((4, 4), (2, 6), (6, 2), (3, 4), (12, 1), (1, 12))]
+    expected = [clip(image)[0] for image in images]
+    assert in_threads(lambda number: torch.allclose(clip(images[number % 6])[0], expected[number % 6], atol=1e-5), calls=60)

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from maskclip import InputError
+from maskclip.data import notices
 from maskclip.data.dataset import Draw, SegmentationDataset
 from maskclip.data.transforms import TrainTransform
 
@@ -23,7 +24,7 @@ def files(tmp_path: Path) -> dict[str, Any]:
         Image.fromarray(np.full((4, 6, 3), 10, dtype=np.uint8)).save(tmp_path / "images" / f"{name}.png")
         Image.fromarray(mask).save(tmp_path / "masks" / f"{name}.png")
     (tmp_path / "val.txt").write_text("a\nb\n")
-    return {"root": tmp_path, "images": "images/{}.png", "masks": "masks/{}.png", "split": "val.txt", "num_classes": 4}
+    return {"root": tmp_path, "images": "images/%.png", "masks": "masks/%.png", "split": "val.txt", "num_classes": 4}
 
 
 def test_a_sample(files: dict[str, Any]) -> None:
@@ -66,7 +67,7 @@ def test_the_truth_goes_through_the_same_augmentation(tmp_path: Path) -> None:
     Image.fromarray(np.stack([20 * labels] * 3, axis=-1)).save(tmp_path / "a.png")
     Image.fromarray(labels).save(tmp_path / "a_mask.png")
     transform = TrainTransform(100, 60, 80, scale=(1.0, 1.0), colour=False)
-    data = SegmentationDataset(tmp_path, "{}.png", 9, masks="{}_mask.png", hide=[0, 1, 2], truth=True, transform=transform)
+    data = SegmentationDataset(tmp_path, "%.png", 9, masks="%_mask.png", hide=[0, 1, 2], truth=True, transform=transform)
     for number in range(4):
         sample = data[Draw(0, number)]
         shown = torch.where(sample["mask"] == -1, sample["truth"], sample["mask"])
@@ -91,13 +92,18 @@ def test_names_may_have_spaces(files: dict[str, Any]) -> None:
 
 def test_a_pattern_may_hold_part_of_the_file_name(files: dict[str, Any]) -> None:
     (files["root"] / "images" / "left_1.png").write_bytes((files["root"] / "images" / "a.png").read_bytes())
-    data = SegmentationDataset(**{**files, "images": "images/left_{}.png", "split": None, "masks": None})
+    data = SegmentationDataset(**{**files, "images": "images/left_%.png", "split": None, "masks": None})
     assert data.names == ["1"]
 
 
 def test_a_pattern_needs_a_place_for_the_name(files: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=r"data.images='\*.jpg' must hold {} once"):
+    with pytest.raises(InputError, match=r"data.images=\*.jpg needs one % in the place of the name"):
         SegmentationDataset(**{**files, "images": "*.jpg"})
+
+
+def test_braces_in_a_pattern_name_the_placeholder(files: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"data.masks=masks/{}.png: write % for the name, data.masks=masks/%.png"):
+        SegmentationDataset(**{**files, "masks": "masks/{}.png"})
 
 
 def test_the_transform_gets_the_number_of_the_draw(files: dict[str, Any]) -> None:
@@ -116,7 +122,7 @@ def broken(files: dict[str, Any], kind: str) -> dict[str, Any]:
     if kind == "empty split":
         (root / "val.txt").write_text("\n")
     if kind == "empty folder":
-        return {**files, "images": "photos/{}.png", "split": None}
+        return {**files, "images": "photos/%.png", "split": None}
     if kind == "image missing":
         (root / "images" / "a.png").unlink()
     if kind == "mask missing":
@@ -138,7 +144,7 @@ def broken(files: dict[str, Any], kind: str) -> dict[str, Any]:
         ("no root", r"no data in .*nowhere \(data.root\). Get it from there."),
         ("no split", r"no split file .*train\.txt"),
         ("empty split", r"no images: .*val\.txt is empty"),
-        ("empty folder", r"no images: .*photos/\{\}\.png fits no file"),
+        ("empty folder", r"no images: .*photos/%\.png fits no file"),
         ("image missing", r"no such image: .*a\.png, which .*val.txt names: mend the split file"),
         ("mask missing", r"no such mask: .*a\.png"),
         ("image broken", r"cannot read the image .*a\.png"),
@@ -165,24 +171,24 @@ def holiday(tmp_path: Path) -> Path:
 
 
 def test_a_folder_of_holiday_photos(holiday: Path) -> None:
-    data = SegmentationDataset(holiday, "{}", num_classes=2, hide="all")
+    data = SegmentationDataset(holiday, "%", num_classes=2, hide="all")
     assert data.names == ["a.jpg", "b.JPEG", "e.tif", "Übersee/c d.png", "Übersee/day 2/ä.webp"]
     assert all(sample["image"].shape == (3, 6, 8) and (sample["mask"] == -1).all() for sample in (data[i] for i in range(5)))
 
 
 def test_a_broken_picture_is_named_or_left_out(holiday: Path) -> None:
     (holiday / "broken.jpg").write_bytes((holiday / "a.jpg").read_bytes()[:100])
-    data = SegmentationDataset(holiday, "{}", num_classes=2)
+    data = SegmentationDataset(holiday, "%", num_classes=2)
     with pytest.raises(InputError, match=r"cannot read the image .*broken.jpg"):
         data[data.names.index("broken.jpg")]
-    careful = SegmentationDataset(holiday, "{}", num_classes=2, skip_broken=True)
+    careful = SegmentationDataset(holiday, "%", num_classes=2, skip_broken=True)
     assert "broken.jpg" not in careful.names and len(careful) == 5
     ((path, why),) = careful.broken.items()
     assert path.name == "broken.jpg" and "broken.jpg" in why
     for path in holiday.rglob("*.*"):
         path.write_bytes(b"")
     with pytest.raises(InputError, match=r"no image in .* can be read, such as cannot read the image"):
-        SegmentationDataset(holiday, "{}", num_classes=2, skip_broken=True)
+        SegmentationDataset(holiday, "%", num_classes=2, skip_broken=True)
 
 
 def test_masks_of_pictures_with_any_suffix(holiday: Path) -> None:
@@ -190,7 +196,7 @@ def test_masks_of_pictures_with_any_suffix(holiday: Path) -> None:
         path = holiday / "masks" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.ones((6, 8), np.uint8)).save(path)
-    data = SegmentationDataset(holiday, "{}", num_classes=2, masks="masks/{}.png")
+    data = SegmentationDataset(holiday, "%", num_classes=2, masks="masks/%.png")
     assert len(data) == 5  # the masks are no images
     assert all((data[i]["mask"] == 1).all() for i in range(5))
 
@@ -199,11 +205,21 @@ def test_masks_beside_the_pictures_are_no_pictures(tmp_path: Path) -> None:
     for name in ("a", "b"):
         Image.new("RGB", (8, 6)).save(tmp_path / f"{name}.jpg")
         Image.fromarray(np.ones((6, 8), np.uint8)).save(tmp_path / f"{name}.png")
-    data = SegmentationDataset(tmp_path, "{}", num_classes=2, masks="{}.png")
+    data = SegmentationDataset(tmp_path, "%", num_classes=2, masks="%.png")
     assert data.names == ["a.jpg", "b.jpg"] and (data[1]["mask"] == 1).all()
     Image.new("RGB", (8, 6)).save(tmp_path / "a.webp")
     with pytest.raises(InputError, match=r"a.jpg and a.webp would have the same mask, .*a.png"):
-        SegmentationDataset(tmp_path, "{}", num_classes=2, masks="{}.png")
+        SegmentationDataset(tmp_path, "%", num_classes=2, masks="%.png")
+
+
+def test_a_mask_named_after_the_whole_file_goes_before_one_without_the_suffix(tmp_path: Path) -> None:
+    for image, mask, label in (("cat.jpg", "cat.jpg.png", 0), ("cat.png", "cat.png.png", 1), ("dog.jpg", "dog.png", 2)):
+        Image.new("RGB", (8, 6)).save(tmp_path / image)
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.fromarray(np.full((6, 8), label, np.uint8)).save(tmp_path / "masks" / mask)
+    data = SegmentationDataset(tmp_path, "%", num_classes=3, masks="masks/%.png")
+    assert data.names == ["cat.jpg", "cat.png", "dog.jpg"]
+    assert [int(data[i]["mask"].unique()) for i in range(3)] == [0, 1, 2]
 
 
 def test_more_classes_than_eight_bits_hold(files: dict[str, Any]) -> None:
@@ -229,3 +245,40 @@ def test_corruption_is_that_of_the_image_by_its_name(files: dict[str, Any]) -> N
     assert torch.equal(data[0]["mask"], SegmentationDataset(**files)[0]["mask"])
     with pytest.raises(InputError, match=r"severity"):
         SegmentationDataset(**files, corruption="gaussian_noise", severity=6)
+
+
+def turn_images(files: dict[str, Any], orientation: int) -> None:
+    """Give the images an EXIF orientation, without changing what is stored."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for path in (Path(files["root"]) / "images").iterdir():
+        Image.open(path).save(path, exif=exif)
+
+
+def test_the_size_error_of_a_turned_image_names_exif(files: dict[str, Any]) -> None:
+    turn_images(files, 6)
+    with pytest.raises(InputError, match=r"its image a 4 x 6 as displayed: the image has EXIF orientation 6.*Set data\.exif=false"):
+        SegmentationDataset(**files)[0]
+    assert SegmentationDataset(**files, exif=False)[0]["mask"][0].tolist() == [0, 1, 2, 3, 255, 0]
+    for path in (Path(files["root"]) / "masks").iterdir():
+        Image.open(path).transpose(Image.Transpose.ROTATE_270).save(path)
+    assert SegmentationDataset(**files)[0]["mask"][:, 0].tolist() == [0, 1, 2, 3, 255, 0]
+    with pytest.raises(InputError, match=r"as stored: the image has EXIF orientation 6.*fits it as displayed\. Set data\.exif=true"):
+        SegmentationDataset(**files, exif=False)[0]
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 4])
+def test_images_turned_to_the_same_size_are_warned_of_once(
+    files: dict[str, Any], orientation: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    turn_images(files, orientation)
+    for exif, warnings in ((False, 0), (True, 1)):
+        notices.reset()
+        caplog.clear()
+        with caplog.at_level("WARNING"):
+            data = SegmentationDataset(**files, exif=exif)
+            for number in (0, 1, 0):
+                assert data[number]["mask"][0].tolist() == [0, 1, 2, 3, 255, 0]
+        assert len(caplog.messages) == warnings
+        assert all(f"EXIF orientation {orientation}" in text and "data.exif=false" in text for text in caplog.messages)
+    notices.reset()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import random
 import re
 import shutil
 import socket
+import tarfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,10 +26,11 @@ from full_disk import full_disk, interrupted_after
 
 from maskclip import InputError
 from maskclip.data import download
-from maskclip.data.download import Archive, fetch
+from maskclip.data.download import Archive, discard_part, fetch, fetched_from, remaining, remove
 
-BODY = random.Random(0).randbytes(10_000)
-OTHER = random.Random(1).randbytes(10_000)
+BODY = b"PK" + random.Random(0).randbytes(9_998)  # a zip, as far as the first bytes tell
+OTHER = b"PK" + random.Random(1).randbytes(9_998)
+PAGE = b"<html>please log in</html>"
 MD5 = f"md5:{hashlib.md5(BODY).hexdigest()}"
 SHA256 = f"sha256:{hashlib.sha256(BODY).hexdigest()}"
 
@@ -69,7 +73,7 @@ class Handler(BaseHTTPRequestHandler):
         answer = server.answers.pop(0) if server.answers else Answer()
         server.ranges.append((asked, condition))
         start = int(re.findall(r"\d+", asked)[0]) if asked and answer.ranges else 0
-        if start and answer.if_range and condition not in server.headers.values():
+        if start and answer.if_range and condition is not None and condition not in server.headers.values():
             start = 0
         if start >= len(server.body) > 0:
             self.send_response(416)
@@ -98,8 +102,8 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def server() -> Iterator[Server]:
+@contextmanager
+def serving() -> Iterator[Server]:
     with Server() as running:
         thread = threading.Thread(target=running.serve_forever, args=(0.01,))
         thread.start()
@@ -107,6 +111,20 @@ def server() -> Iterator[Server]:
         running.over.set()
         running.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving() as running:
+        yield running
+
+
+@pytest.fixture
+def mirror() -> Iterator[Server]:
+    """A second server with the same file, which it calls another version."""
+    with serving() as running:
+        running.headers = {"ETag": '"mirror"'}
+        yield running
 
 
 @pytest.fixture(autouse=True)
@@ -159,16 +177,41 @@ def test_fetch(server: Server, tmp_path: Path, checksum: str | None) -> None:
     path = fetch(server.archive(size=len(BODY), checksum=checksum), tmp_path / "deep" / "folder")
     assert path == tmp_path / "deep" / "folder" / "file.zip"
     assert path.read_bytes() == BODY
-    assert names(path.parent) == (["file.zip", "file.zip.ok"] if checksum else ["file.zip"])
+    assert names(path.parent) == ["file.zip", "file.zip.ok"]
+    assert fetched_from(path) == server.url
     assert server.ranges == [(None, None)]
 
 
-@pytest.mark.parametrize("announced", [None, -1])
-def test_an_empty_file_and_one_of_unknown_length(server: Server, tmp_path: Path, announced: int | None) -> None:
-    server.answers = [Answer(announced=announced), Answer(announced=announced)]
+def test_a_file_of_unknown_length(server: Server, tmp_path: Path) -> None:
+    server.answers = [Answer(announced=-1)]
     assert fetch(server.archive(), tmp_path).read_bytes() == BODY
-    server.body = b""
-    assert fetch(Archive(server.url, "empty"), tmp_path).read_bytes() == b""
+
+
+@pytest.mark.parametrize("kind", ["text/html; charset=utf-8", "application/zip"])
+@pytest.mark.parametrize("announced", [None, -1])
+@pytest.mark.parametrize("body", [PAGE, PAGE * 500, b""])
+def test_what_is_no_archive_is_refused_before_it_is_stored(
+    server: Server, tmp_path: Path, body: bytes, announced: int | None, kind: str
+) -> None:
+    server.body, server.headers = body, {"Content-Type": kind}
+    server.answers = [Answer(announced=announced)]
+    message = refused(server.archive(), tmp_path)
+    assert f"{server.url}: what it sent is no zip or tar archive ({kind.partition(';')[0]}), a proxy" in message
+    assert message.endswith(download.BY_HAND)
+    assert names(tmp_path) == []
+    assert len(server.ranges) == 1
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_tars_are_archives(server: Server, tmp_path: Path, mode: Any, form: int) -> None:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode=mode, format=form) as archive:
+        info = tarfile.TarInfo("d/" * 60 + "ä")
+        info.size = len(BODY)
+        archive.addfile(info, io.BytesIO(BODY))
+    server.body = stream.getvalue()
+    assert fetch(Archive(server.url, "file.tar"), tmp_path).read_bytes() == server.body
 
 
 def test_file_urls(tmp_path: Path) -> None:
@@ -354,13 +397,15 @@ def test_the_published_size_reveals_a_cut_without_content_length(server: Server,
 
 def test_the_page_of_a_proxy_does_not_cost_the_part(server: Server, tmp_path: Path, once: None) -> None:
     part = break_at(server, tmp_path, 4000, size=10_000)
-    server.body, server.headers = b"<html>please log in</html>", {}
+    server.body, server.headers = PAGE, {}
+    assert "what it sent is no zip or tar archive" in refused(server.archive(size=10_000), tmp_path)
+    server.body = OTHER[:26]
     message = refused(server.archive(size=10_000), tmp_path)
-    assert f"{server.url} offers 26 bytes, but the published file has 10000: a proxy" in message
+    assert f"{server.url}: it offers 26 bytes, but the published file has 10000, a proxy" in message
     assert part.read_bytes() == BODY[:4000]
     server.body, server.headers = BODY, {"ETag": '"one"'}
     assert fetch(server.archive(size=10_000), tmp_path).read_bytes() == BODY
-    assert server.ranges[1] == ("bytes=4000-", '"one"')
+    assert server.ranges[2] == ("bytes=4000-", '"one"')
 
 
 @pytest.mark.parametrize("good", [MD5, SHA256])
@@ -381,7 +426,7 @@ def test_answers_that_are_final(server: Server, tmp_path: Path, status: int) -> 
     server.answers = [Answer(status=status)]
     message = refused(server.archive(), tmp_path)
     assert message.startswith(f"cannot download file.zip from {server.url}: the server answered {status} ")
-    assert message.endswith("; download it by hand, and give its folder with --from DIR")
+    assert message.endswith(f"; {download.BY_HAND}")
     assert len(server.ranges) == 1
     assert names(tmp_path) == []
 
@@ -398,7 +443,7 @@ def test_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     message = refused(Archive(url, "file.zip"), tmp_path)
     assert message.startswith(f"cannot download file.zip from {url}: ")
     assert "refused" in message
-    assert message.endswith("; download it by hand, and give its folder with --from DIR")
+    assert message.endswith(f"; {download.BY_HAND}")
 
 
 def test_a_network_that_goes_and_comes_back(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -445,7 +490,7 @@ def test_a_write_that_takes_a_part_goes_on() -> None:
 def test_a_disk_that_fills_up(server: Server, tmp_path: Path) -> None:
     with full_disk():
         message = refused(server.archive(checksum=MD5), tmp_path)
-    assert message == f"the disk is full, at {tmp_path / 'file.zip.part'}: free some space and run again, to go on from there"
+    assert message == f"the disk is full, at {tmp_path / 'file.zip.part'}: free some space and run again"
     assert (tmp_path / "file.zip.part").read_bytes() == BODY[:2500]
     assert fetch(server.archive(checksum=MD5), tmp_path).read_bytes() == BODY
     assert server.ranges == [(None, None), ("bytes=2500-", '"one"')]
@@ -503,3 +548,117 @@ def test_a_folder_that_cannot_hold_the_mark(tmp_path: Path) -> None:
     (tmp_path / "file.zip").write_bytes(BODY)
     (tmp_path / "file.zip.ok").mkdir()
     assert fetch(Archive("http://127.0.0.1:9/", "file.zip", checksum=MD5), tmp_path).read_bytes() == BODY
+
+
+def both(server: Server, mirror: Server, **published: Any) -> Archive:
+    return Archive(server.url, "file.zip", mirrors=(mirror.url,), **({"checksum": MD5} | published))
+
+
+def test_a_mirror_needs_a_checksum() -> None:
+    with pytest.raises(InputError, match=r"file\.zip has mirrors but no checksum"):
+        Archive("http://host/x", "file.zip", 10_000, mirrors=("http://mirror/x",))
+
+
+@pytest.mark.parametrize("fault", [Answer(status=404), Answer(status=503, cut=0), Answer(announced=9_000, ranges=False)])
+def test_the_next_address_is_tried(
+    server: Server, mirror: Server, tmp_path: Path, fault: Answer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.answers = [fault] * 9
+    archive = both(server, mirror, size=10_000)
+    assert fetch(archive, tmp_path).read_bytes() == BODY
+    assert mirror.ranges == [(None, None)]
+    assert f"cannot download file.zip from {server.url}: " in capsys.readouterr().err
+    assert fetched_from(tmp_path / "file.zip") == mirror.url
+
+
+def test_the_next_address_is_tried_where_no_server_listens(server: Server, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        gone = f"http://127.0.0.1:{closed.getsockname()[1]}/file.zip"
+    assert fetch(Archive(gone, "file.zip", None, MD5, (server.url,)), tmp_path).read_bytes() == BODY
+    message = refused(Archive(gone, "other.zip", None, MD5, (f"{gone}2",)), tmp_path)
+    assert message.startswith(f"cannot download other.zip from {gone}: ") and f", nor from {gone}2: " in message
+    assert message.endswith(f"; {download.BY_HAND}")
+
+
+@pytest.mark.parametrize("body", [PAGE, OTHER])
+def test_the_next_address_is_tried_after_another_file(server: Server, mirror: Server, tmp_path: Path, body: bytes) -> None:
+    server.body = body
+    assert fetch(both(server, mirror), tmp_path).read_bytes() == BODY
+    assert mirror.ranges == [(None, None)]
+    mirror.body = PAGE
+    message = refused(both(server, mirror), tmp_path / "to")
+    assert server.url in message and f"nor from {mirror.url}: what it sent is no zip or tar archive" in message
+    assert names(tmp_path / "to") == []
+
+
+def test_a_mirror_continues_what_another_address_began(server: Server, mirror: Server, tmp_path: Path) -> None:
+    server.answers = [Answer(cut=4000)] + [Answer(status=503, ranges=False)] * 9
+    assert fetch(both(server, mirror), tmp_path).read_bytes() == BODY
+    assert mirror.ranges == [("bytes=4000-", None)]
+
+
+def test_a_mirror_goes_on_with_its_own_part(server: Server, mirror: Server, tmp_path: Path, once: None) -> None:
+    server.answers, mirror.answers = [Answer(cut=2000), Answer(status=404, ranges=False)], [Answer(cut=3000)]
+    assert "run again to go on" in refused(both(server, mirror), tmp_path)
+    assert fetch(both(server, mirror), tmp_path).read_bytes() == BODY
+    assert mirror.ranges == [("bytes=2000-", None), ("bytes=5000-", '"mirror"')]
+
+
+@pytest.mark.parametrize("length", [10_000, 9_000])
+def test_a_mirror_starts_anew_if_the_part_is_of_another_file(server: Server, mirror: Server, tmp_path: Path, length: int) -> None:
+    server.body = OTHER[:length]
+    server.answers = [Answer(cut=4000)] + [Answer(status=503, ranges=False)] * 9
+    assert fetch(both(server, mirror), tmp_path).read_bytes() == BODY
+    assert mirror.ranges == [("bytes=4000-", None), (None, None)]
+
+
+def test_a_mirror_with_another_file_does_not_cost_the_part(server: Server, mirror: Server, tmp_path: Path, once: None) -> None:
+    server.answers, mirror.body = [Answer(cut=4000)], OTHER[:9_000]
+    assert "it offers 9000 bytes" in refused(both(server, mirror, size=10_000), tmp_path)
+    assert fetch(both(server, mirror, size=10_000), tmp_path).read_bytes() == BODY
+    assert server.ranges[1] == ("bytes=4000-", '"one"')
+
+
+def test_a_full_disk_is_no_reason_to_try_the_next_address(server: Server, mirror: Server, tmp_path: Path) -> None:
+    with full_disk():
+        assert "the disk is full" in refused(both(server, mirror), tmp_path)
+    assert mirror.ranges == []
+
+
+def test_a_redirect_to_https_is_followed(server: Server, tmp_path: Path) -> None:
+    to = server.url.replace("http:", "https:")
+    server.answers = [Answer(status=301, to=to, cut=0, announced=0)]
+    assert re.search("ssl|wrong version", refused(server.archive(), tmp_path), re.IGNORECASE)  # the server speaks no TLS
+
+
+def test_what_remains_to_download(server: Server, tmp_path: Path, once: None) -> None:
+    archive = server.archive(size=10_000)
+    assert remaining(archive, tmp_path) == 10_000
+    break_at(server, tmp_path, 4000, size=10_000)
+    assert remaining(archive, tmp_path) == 6_000
+    discard_part(archive, tmp_path)
+    assert names(tmp_path) == []
+    assert remaining(Archive(server.url, "file.zip"), tmp_path) == 0
+    assert remaining(Archive(server.url, "file.zip", rough_size=9_000), tmp_path) == 9_000
+    fetch(archive, tmp_path)
+    assert remaining(archive, tmp_path) == 0
+
+
+def test_a_part_is_removed_once_the_file_is_there(server: Server, tmp_path: Path, once: None) -> None:
+    break_at(server, tmp_path, 4000)
+    (tmp_path / "file.zip").write_bytes(BODY)
+    fetch(server.archive(), tmp_path)
+    assert names(tmp_path) == ["file.zip"]
+
+
+def test_only_fetched_files_have_an_address(server: Server, tmp_path: Path) -> None:
+    archive, path = server.archive(checksum=MD5), tmp_path / "file.zip"
+    path.write_bytes(BODY)
+    assert fetched_from(fetch(archive, tmp_path)) is None
+    remove(path)
+    assert names(tmp_path) == []
+    assert fetched_from(fetch(archive, tmp_path)) == server.url
+    fetch(server.archive(checksum=SHA256), tmp_path)
+    assert fetched_from(path) == server.url
+    path.write_bytes(BODY + b"changed")
+    assert fetched_from(path) is None

@@ -1,4 +1,4 @@
-"""Pictures as a viewer shows them, masks as they are stored."""
+"""Images as a viewer shows them, masks as they are stored."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from maskclip import InputError
-from maskclip.data.images import read_image, read_mask, write_mask
+from maskclip.data.images import IMAGE_SUFFIXES, KNOWN_UNREADABLE, page_count, read_image, read_mask, write_mask
 
 RED = (200, 30, 40)
 
@@ -96,3 +96,67 @@ def test_a_colour_picture_is_no_mask(tmp_path: Path) -> None:
     Image.new("RGB", (2, 2)).save(tmp_path / "mask.png")
     with pytest.raises(InputError, match=r"mask\.png has mode RGB"):
         read_mask(tmp_path / "mask.png")
+
+
+def test_every_suffix_of_an_image_is_read_or_has_a_remedy(tmp_path: Path) -> None:
+    assert {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".tif", ".tiff", ".webp", ".gif", ".bmp", ".jp2"} <= IMAGE_SUFFIXES
+    assert not {".pdf", ".psd", ".ico", ".vst", ".h5", ".mpg"} & IMAGE_SUFFIXES
+    assert not IMAGE_SUFFIXES & set(KNOWN_UNREADABLE)
+    assert {".heic", ".heif", ".avif", ".cr2", ".dng", ".svg", ".jxl"} <= IMAGE_SUFFIXES | set(KNOWN_UNREADABLE)
+    formats = Image.registered_extensions()
+    written = [suffix for suffix in sorted(IMAGE_SUFFIXES) if formats[suffix] in Image.SAVE]
+    assert len(written) > 20
+    for suffix in written:
+        image = Image.new(
+            "L" if suffix in (".pgm", ".pbm", ".pfm") else "RGB", (16, 16), 200 if suffix in (".pgm", ".pbm", ".pfm") else RED
+        )
+        path = tmp_path / f"image{suffix}"
+        image.convert("F" if suffix == ".pfm" else image.mode).save(path, format=formats[suffix])
+        assert read_image(path).shape == (16, 16, 3), suffix
+
+
+PAGES = [Image.new("RGB", (12, 8), (shade, 0, 0)) for shade in (50, 120, 250)]
+
+
+@pytest.mark.parametrize(("suffix", "options"), [(".tif", {}), (".gif", {}), (".png", {}), (".webp", {"lossless": True})])
+def test_pages_are_counted_and_read(tmp_path: Path, suffix: str, options: dict[str, object]) -> None:
+    path = tmp_path / f"pages{suffix}"
+    PAGES[0].save(path, save_all=True, append_images=PAGES[1:], **options)
+    assert page_count(path) == 3
+    assert [int(read_image(path, page)[0, 0, 0]) for page in range(3)] == [50, 120, 250]
+    assert np.array_equal(read_image(path), read_image(path, 0))
+    for page in (3, -1):
+        with pytest.raises(InputError, match=rf"pages{suffix}: there is no page {page}; pages are numbered 0 to 2"):
+            read_image(path, page)
+    PAGES[0].save(path, **options)
+    assert page_count(path) == 1
+
+
+def test_previews_are_no_pages(tmp_path: Path) -> None:
+    photo = tmp_path / "stereo.mpo"
+    PAGES[0].save(photo, format="MPO", save_all=True, append_images=PAGES[1:])
+    assert page_count(photo) == 1
+    pyramid = tmp_path / "pyramid.tif"
+    levels = [image.resize((12 // side, 8 // side)) for image, side in zip(PAGES, (1, 2, 1), strict=True)]
+    for image, kind in zip(levels, (0, 1, 0), strict=True):
+        image.encoderinfo = {"tiffinfo": {254: kind}}  # NewSubfileType: 1 is a reduced copy
+    levels[0].save(pyramid, save_all=True, append_images=levels[1:], tiffinfo={254: 0})
+    assert page_count(pyramid) == 2
+    assert read_image(pyramid, 1).shape == (8, 12, 3)
+    (tmp_path / "broken.tif").write_text("no TIFF")
+    assert page_count(tmp_path / "broken.tif") == 1
+    assert page_count(tmp_path / "nowhere.tif") == 1
+
+
+def test_photos_of_phones_with_the_extra(tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    assert ".heic" in IMAGE_SUFFIXES and ".heic" not in KNOWN_UNREADABLE
+    heif.from_pillow(Image.new("RGB", (64, 32), RED)).save(tmp_path / "photo.heic")
+    image = read_image(tmp_path / "photo.heic")
+    assert image.shape == (32, 64, 3) and np.abs(image.astype(int) - RED).max() <= 3 and page_count(tmp_path / "photo.heic") == 1
+
+
+def test_a_damaged_exif_block_is_no_obstacle(tmp_path: Path) -> None:
+    for number, block in enumerate((b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12")):
+        Image.new("RGB", (8, 8), RED).save(tmp_path / f"{number}.jpg", exif=block)
+        assert read_image(tmp_path / f"{number}.jpg").shape == (8, 8, 3)

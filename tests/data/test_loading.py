@@ -45,8 +45,8 @@ def test_draws_do_not_depend_on_processes_or_restarts() -> None:
 
 def module(root: Path, classes: Vocabulary, **options: Any) -> SegmentationData:
     files = {
-        "images": "JPEGImages/{}.jpg",
-        "masks": "SegmentationClass/{}.png",
+        "images": "JPEGImages/%.jpg",
+        "masks": "SegmentationClass/%.png",
         "train": "ImageSets/Segmentation/train.txt",
         "val": "ImageSets/Segmentation/val.txt",
     }
@@ -94,7 +94,7 @@ def test_bad_settings(textures_root: Path, texture_classes: Vocabulary) -> None:
 
 
 def test_an_error_of_a_worker_is_the_sentence_alone(textures_root: Path, texture_classes: Vocabulary) -> None:
-    data = module(textures_root, texture_classes, masks="nowhere/{}.png")
+    data = module(textures_root, texture_classes, masks="nowhere/%.png")
     data.num_workers = 1
     with pytest.raises(InputError) as error:
         next(iter(data.val_dataloader()))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import random
 import stat
+import subprocess
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -15,7 +18,8 @@ from full_disk import full_disk, interrupted_after
 
 from maskclip import InputError
 from maskclip.data import unpack as unpack_module
-from maskclip.data.unpack import unpack
+from maskclip.data.unpack import HEAD, BrokenArchiveError, is_archive, unpack
+from maskclip.files import remove_stale
 
 BODY = random.Random(0).randbytes(10_000)
 OTHER = random.Random(1).randbytes(10_000)
@@ -176,7 +180,7 @@ def test_a_broken_archive(tmp_path: Path, kind: str, damage: str) -> None:
         {"cut": whole[: end - end % 512 if kind == "tar" else end], "half": whole[:5000]}.get(damage, b"<html>" * (damage == "page"))
     )
     sentence = rf"the archive {archive} is broken \(.+\): get it again"
-    with pytest.raises(InputError, match=sentence):
+    with pytest.raises(BrokenArchiveError, match=sentence):
         unpack(archive, tmp_path / "to")
     assert contents(tmp_path / "to") == {}
 
@@ -208,6 +212,40 @@ def test_a_locked_zip(tmp_path: Path) -> None:
     archive.write_bytes(content)
     with pytest.raises(InputError, match=r"set\.zip is broken .*password"):
         unpack(archive, tmp_path / "to")
+
+
+def test_a_disk_that_cannot_be_read_is_no_broken_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = packed(tmp_path / "set.zip", FILES)
+
+    def failing(*_: Any) -> Any:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(zipfile.ZipFile, "open", failing)
+    with pytest.raises(InputError, match=r"cannot read the archive .*set\.zip: Input/output error; check the disk") as caught:
+        unpack(archive, tmp_path / "to")
+    assert not isinstance(caught.value, BrokenArchiveError)
+
+
+def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
+    archive = packed(tmp_path / "set.zip", FILES)
+    code = f"""
+import os
+from pathlib import Path
+from maskclip.data import unpack
+unpack.write_block = lambda *_: os._exit(9)
+unpack.unpack(Path({str(archive)!r}), Path({str(tmp_path / "to")!r}))
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 9
+    assert len(contents(tmp_path / "to")) == 1
+    remove_stale(tmp_path / "to")
+    assert contents(tmp_path / "to") == {}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_archives_are_recognised_by_their_beginning(tmp_path: Path, kind: str) -> None:
+    head = packed(tmp_path / f"set.{kind}", FILES).read_bytes()[:HEAD]
+    assert is_archive(head)
+    assert not is_archive(b"<!doctype html>" + head[15:])
 
 
 def test_a_missing_archive(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from maskclip import InputError, MaskCLIP, Vocabulary, load_student
+from maskclip import InputError, MaskCLIP, Student, Vocabulary, load_student
 from maskclip.data.datamodule import SegmentationData
 from maskclip.functional import UNLABELLED, resize, upsample_logits
 from maskclip.programs.training import check_resumable
@@ -24,8 +24,8 @@ def make_data(root: Path, classes: Vocabulary, labels: str, **options: Any) -> S
     return SegmentationData(
         classes,
         root=str(root),
-        images="JPEGImages/{}.jpg",
-        masks="SegmentationClass/{}.png",
+        images="JPEGImages/%.jpg",
+        masks="SegmentationClass/%.png",
         train="ImageSets/Segmentation/train.txt",
         val="ImageSets/Segmentation/val.txt",
         labels=labels,
@@ -153,6 +153,68 @@ def test_labels_are_judged_where_there_are_any(tiny: MaskCLIP) -> None:
     used, own = task.used_labels.compute(), task.own_labels.compute()
     assert (used[a, a], used[b, a], used.sum()) == (1, 1, 2)
     assert (own[a, b], own[b, b], own.sum()) == (1, 2, 3)
+
+
+class Captured(pl.Callback):
+    """Keeps the student's features and the teacher's and student's logits of each training step."""
+
+    def __init__(self) -> None:
+        self.features: list[torch.Tensor] = []
+        self.teacher_features: list[torch.Tensor] = []
+        self.outputs: list[dict[str, torch.Tensor]] = []
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, MaskCLIPPlus)
+        pl_module.student.network.register_forward_hook(lambda _, __, output: self.features.append(output.detach()))
+        pl_module._teacher[0].clip.register_forward_hook(lambda _, __, output: self.teacher_features.append(output[0]))
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any) -> None:
+        self.outputs.append({**outputs, "given": batch["mask"]})
+
+
+def exact_similarities(features: torch.Tensor, words: torch.Tensor, counts: list[int]) -> torch.Tensor:
+    """Class logits (B, C, 64, 64) of features (B, D, h, w) and words (W, D), computed in float64; a class scores as its best word."""
+    words_logits = torch.tensordot(features.double(), words.double(), dims=([1], [1])).permute(0, 3, 1, 2)
+    classes = torch.stack([part.amax(1) for part in words_logits.split(counts, dim=1)], dim=1)
+    return torch.nn.functional.interpolate(classes, size=(64, 64), mode="bilinear", align_corners=False)
+
+
+@pytest.mark.parametrize("guided", [0, 4])
+def test_labels_keep_all_digits_in_half_precision(tiny: MaskCLIP, textures_root: Path, tmp_path: Path, guided: int) -> None:
+    """Under Lightning's bf16-mixed only features are bf16; labels are those of float32 similarities of the same features."""
+    captured, task = Captured(), make_task(tiny, "none", guided=guided)
+    trainer = make_trainer(tmp_path, 2, callbacks=[captured], precision="bf16-mixed")
+    trainer.fit(task, make_data(textures_root, tiny.vocabulary, "none"))
+    assert captured.features[0].dtype == torch.bfloat16
+    unlabelled = torch.arange(len(tiny.vocabulary))
+    for number, output in enumerate(captured.outputs):
+        features = captured.teacher_features[number] if guided else captured.features[number]
+        assert features.dtype == torch.bfloat16 and output["logits"].dtype == torch.float32
+        unit = torch.nn.functional.normalize(features.double(), dim=1) if guided else features
+        exact = exact_similarities(unit, tiny.text_embeddings, tiny.vocabulary.word_counts)
+        two = exact.topk(2, dim=1)[0]
+        differ = (output["labels"] != unlabelled[exact.argmax(1)]) & (output["given"] == UNLABELLED)
+        assert not (differ & ((two[:, 0] - two[:, 1]) > 1e-5 * two[:, 0].abs())).any()
+        assert differ.float().mean() < 1e-3
+        if not guided:
+            torch.testing.assert_close(output["logits"].double(), exact, atol=1e-4, rtol=1e-5)
+
+
+def test_one_forward_pass_of_the_student(tiny: MaskCLIP) -> None:
+    """Training sees the logits of `Student.forward` under autocast: float32, and the gradient reaches the learned background."""
+    torch.manual_seed(0)
+    student = Student({"names": ["background", "cat", "dog"], "background": True}, 8, **NETWORK)
+    student.text_embeddings.copy_(torch.nn.functional.normalize(torch.randn(2, 8), dim=1))
+    image, gradients = torch.rand(2, 3, 64, 64), []
+    for enabled in (False, True):
+        student.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            logits, features = student(image, with_features=True)
+            assert logits.dtype == torch.float32 and features.dtype == (torch.bfloat16 if enabled else torch.float32)
+            logits.square().mean().backward()
+        assert student.background is not None and student.background.grad is not None
+        gradients.append(student.background.grad.clone())
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=0.05, atol=0.05 * gradients[0].abs().max().item())
 
 
 def test_a_batch_of_ignored_pixels_costs_nothing(tiny: MaskCLIP, textures_root: Path) -> None:

@@ -82,6 +82,18 @@ class Block(ABC):
 class OpenCLIPBlock(Block):
     """open_clip's ResidualAttentionBlock around nn.MultiheadAttention."""
 
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """The unmodified block, (B, N, K).
+
+        Written out, because the fast path of nn.MultiheadAttention stores all of softmax(qk') on CPUs, and only a
+        process-wide switch turns it off.
+        """
+        attention = self.module.attn
+        packed = F.linear(self.norm(tokens), attention.in_proj_weight, attention.in_proj_bias)  # B x N x 3K
+        q, k, v = packed.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # each B x heads x N x d
+        tokens = tokens + self.merge(F.scaled_dot_product_attention(q, k, v))
+        return tokens + self.mlp(tokens)
+
     def norm(self, tokens: Tensor) -> Tensor:
         return self.module.ln_1(tokens)
 

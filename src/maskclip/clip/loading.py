@@ -7,8 +7,6 @@ import math
 import os
 import pickle
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +15,26 @@ import torch
 from open_clip.model import CLIP, convert_to_custom_text_state_dict
 
 from maskclip.clip import tiny
-from maskclip.clip.weights import State, is_torchscript, read_state_dict
+from maskclip.clip.activation import computes_quick_gelu, trained_with_quick_gelu, twin_of
+from maskclip.clip.weights import State, is_torchscript, read_state_dict, read_tensors, weights_among
 from maskclip.errors import InputError
 from maskclip.fingerprint import weights_sha256
+from maskclip.process_wide import Held
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence open_clip, which tells on the root logger what it did not load: the caller loads it, or says so in an error."""
-    loggers = [logging.getLogger(), logging.getLogger("huggingface_hub")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+def _levels() -> tuple[int, ...]:
+    return tuple(logger.level for logger in LOGGERS)
+
+
+def _set_levels(levels: tuple[int, ...]) -> None:
+    for logger, level in zip(LOGGERS, levels, strict=True):
+        logger.setLevel(level)
+
+
+LOGGERS = (logging.getLogger(), logging.getLogger("huggingface_hub"))
+
+QUIET: Held[tuple[int, ...]] = Held(_levels, _set_levels, (logging.CRITICAL, logging.CRITICAL))
+"""Silences open_clip, which logs on the root logger what it did not load: the caller loads it or raises an error."""
 
 
 def _missing(architecture: str, pretrained: str) -> InputError:
@@ -69,10 +70,10 @@ def load_clip(architecture: str, pretrained: str | None, with_text: bool = True)
 
 
 def _load_file(architecture: str, path: Path, with_text: bool) -> CLIP:
-    openai = is_torchscript(path)
-    if openai:
-        _check_activation(architecture, str(path), quick=True)
-    elif len(_normalisations(architecture)) > 1:
+    tensors, openai = read_tensors(path), is_torchscript(path)
+    if openai or twin_of(architecture) is not None:
+        _check_activation(architecture, str(path), True if openai else trained_with_quick_gelu(path, tensors))
+    if not openai and len(_normalisations(architecture)) > 1:
         warnings.warn(
             f"{path} does not say how {architecture} was trained to see colours: OpenAI's mean and standard deviation are taken "
             "(model.normalisation=half, imagenet or none where that is wrong)",
@@ -81,15 +82,24 @@ def _load_file(architecture: str, path: Path, with_text: bool) -> CLIP:
     model = create(architecture, with_text)
     if openai:
         model.visual.image_mean, model.visual.image_std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
-    return _filled(model, read_state_dict(path), f"the weights in {path} for {architecture}", with_text)
+    return _filled(model, weights_among(tensors), f"the weights in {path} for {architecture}", with_text)
 
 
-def _check_activation(architecture: str, weights: str, quick: bool) -> None:
-    if quick and not open_clip.get_model_config(architecture).get("quick_gelu"):  # open_clip only warns
-        raise InputError(
-            f"the weights {weights!r} were trained with QuickGELU, {architecture} computes GELU: "
-            f"use model.architecture={architecture}-quickgelu"
+NAMES = {True: "QuickGELU", False: "GELU"}
+
+
+def _check_activation(architecture: str, weights: str, quick: bool | None) -> None:
+    """Refuse weights trained with the other activation, of which open_clip only warns. None: warn that nobody knows."""
+    computes, twin = computes_quick_gelu(architecture), twin_of(architecture)
+    if quick is None:
+        warnings.warn(
+            f"{weights} does not say whether it was trained with GELU or QuickGELU; {architecture} computes "
+            f"{NAMES[computes]}. If that is wrong, labels get worse: use model.architecture={twin} (teacher.architecture in training)",
+            stacklevel=4,
         )
+    elif quick != computes:
+        remedy = f"use model.architecture={twin}" if twin else f"it has no twin with {NAMES[quick]}, choose another architecture"
+        raise InputError(f"the weights {weights!r} were trained with {NAMES[quick]}, {architecture} computes {NAMES[computes]}: {remedy}")
 
 
 def create(architecture: str, with_text: bool = True) -> CLIP:
@@ -98,7 +108,7 @@ def create(architecture: str, with_text: bool = True) -> CLIP:
     Mean and standard deviation of the image tower are those that all pretrained weights of the architecture share, else OpenAI's.
     """
     try:
-        with _quiet():
+        with QUIET:
             model: CLIP = open_clip.create_model(architecture) if with_text else open_clip.CustomTextCLIP(**_without_text(architecture))
     except (ImportError, RuntimeError) as cause:
         raise InputError(f"open_clip cannot build {architecture}: {cause}") from cause
@@ -160,9 +170,10 @@ def _load_tag(architecture: str, pretrained: str, with_text: bool) -> CLIP:
             f"{architecture} has no weights {pretrained!r}: no such file, and open_clip's tags are {', '.join(tags) or 'none'}"
         )
     source = open_clip.get_pretrained_cfg(architecture, pretrained) or {}
-    _check_activation(architecture, pretrained, bool(source.get("quick_gelu")))
+    if source.get("quick_gelu"):
+        _check_activation(architecture, pretrained, quick=True)
     try:
-        with _quiet():
+        with QUIET:
             if not with_text:
                 state = read_state_dict(Path(open_clip.download_pretrained(source)))
                 model = _filled(create(architecture, with_text), state, f"the weights {pretrained!r} of {architecture}", with_text)

@@ -24,7 +24,8 @@ class SegmentationData(pl.LightningDataModule):
     log alone. `augmentation` are the arguments of
     `TrainTransform` other than the seed. `batch_size` is that of all processes together in training; evaluation hands out
     lists of `eval_batch` images, each at its own size. `corruption` and `severity` (1 to 5) spoil the images of evaluation, never those of
-    training. `skip_broken` leaves out pictures that cannot be read, which else are an error. `source` is a sentence on
+    training. `skip_broken` leaves out pictures that cannot be read, which else are an error. `exif`: whether masks lie on images
+    as displayed (True) or on their stored pixels. `source` is a sentence on
     where to get the data, for whoever does not have it.
     """
 
@@ -43,6 +44,7 @@ class SegmentationData(pl.LightningDataModule):
         corruption: str | None = None,
         severity: int = 1,
         skip_broken: bool = False,
+        exif: bool = True,
         batch_size: int = 16,
         eval_batch: int = 1,
         num_workers: int = 2,
@@ -60,6 +62,7 @@ class SegmentationData(pl.LightningDataModule):
             "masks": masks,
             "reduce_zero_label": reduce_zero_label,
             "skip_broken": skip_broken,
+            "exif": exif,
             "source": source,
         }
         self.spoiled: dict[str, Any] = {"corruption": corruption, "severity": severity, "seed": seed}

@@ -14,7 +14,8 @@ from torch.utils.data import Dataset
 from typing_extensions import NotRequired
 
 from maskclip.data.corruptions import corrupt
-from maskclip.data.images import IMAGE_SUFFIXES, broken_images, read_image, read_mask
+from maskclip.data.images import IMAGE_SUFFIXES, broken_images, read_mask, read_turned
+from maskclip.data.notices import warn_once
 from maskclip.errors import InputError
 from maskclip.functional import IGNORE_INDEX, UNLABELLED, ignore_index
 
@@ -40,16 +41,25 @@ class Draw(NamedTuple):
     number: int
 
 
-class SegmentationDataset(Dataset[Sample]):
-    """Images and index masks under `root`, named by patterns with one {} each.
+def check_pattern(key: str, pattern: str) -> None:
+    """Raise `InputError` unless the pattern `data.key` has one % in the place of the name."""
+    if "{}" in pattern:
+        raise InputError(f"data.{key}={pattern}: write % for the name, data.{key}={pattern.replace('{}', '%')}")
+    if pattern.count("%") != 1:
+        raise InputError(f"data.{key}={pattern} needs one % in the place of the name, such as data.{key}=photos/%.jpg")
 
-    An images pattern that ends in {} takes every picture there, whatever its suffix, subfolders included; the name of
-    its mask is then that of the picture without suffix. `split` is a text file of names, one a line; None takes every
+
+class SegmentationDataset(Dataset[Sample]):
+    """Images and index masks under `root`, named by patterns with one % each, in the place of the name.
+
+    An images pattern that ends in % matches files with any image suffix, and names keep the suffix: the mask of cat.jpg
+    is cat.jpg.png if that file exists, else cat.png (with masks="%.png"). `split` is a text file of names, one a line; None takes every
     image that fits the pattern. `masks` None: no labels. `reduce_zero_label`: 0 in the files is ignored and the classes start
     at 1, as in ADE20K. `hide` says which labels the learner may not see: class indices, "all" (not even what is
     ignored), or "valid" (all but what is ignored); `truth` hands them out beside the mask. `skip_broken` reads all
-    pictures beforehand and leaves out those that cannot be read (`broken` lists why). `corruption` and `severity`: see
-    `corruptions.py`.
+    pictures beforehand and leaves out those that cannot be read (`broken` lists why). `exif` turns images and masks, each by
+    its own EXIF orientation, so that masks lie on images as displayed; without it, masks lie on the stored pixels.
+    `corruption` and `severity`: see `corruptions.py`.
     In files 255 is ignored; where there are more than 254 classes, files are 16-bit and 65535 is (`ignore_index`).
     Raises `InputError` for a missing root or split, an empty folder, a file that is not there or a label out of range.
     """
@@ -66,6 +76,7 @@ class SegmentationDataset(Dataset[Sample]):
         truth: bool = False,
         transform: Transform | None = None,
         skip_broken: bool = False,
+        exif: bool = True,
         corruption: str | None = None,
         severity: int = 1,
         seed: int = 0,
@@ -75,14 +86,15 @@ class SegmentationDataset(Dataset[Sample]):
         self.images, self.masks = images, masks
         self.num_classes, self.reduce_zero_label = num_classes, reduce_zero_label
         self.ignore_index = ignore_index(num_classes)
+        self.exif = exif
         self.corruption, self.severity, self.seed = corruption, severity, seed
         if corruption is not None or severity not in range(1, 6):
             corrupt(np.zeros((8, 8, 3), np.uint8), corruption or "jpeg_compression", severity, "")  # an unknown kind is said now
         if isinstance(hide, str) and hide not in ("all", "valid"):
             raise InputError(f"hide={hide!r}: give class indices, 'all' or 'valid'")
         for key, pattern in (("images", images), ("masks", masks)):
-            if pattern is not None and pattern.count("{}") != 1:
-                raise InputError(f"data.{key}={pattern!r} must hold {{}} once, in the place of the name, as in photos/{{}}.jpg")
+            if pattern is not None:
+                check_pattern(key, pattern)
         self.hide = hide
         self.truth = truth and masks is not None and len(hide) > 0
         self.transform = transform
@@ -96,14 +108,16 @@ class SegmentationDataset(Dataset[Sample]):
 
     def image_path(self, name: str) -> Path:
         """Where an image lies."""
-        return self.root / self.images.replace("{}", name)
+        return self.root / self.images.replace("%", name)
 
     def mask_path(self, name: str) -> Path:
         """Where the mask of an image lies. Raises `InputError` if the data set has none."""
         if self.masks is None:
             raise InputError("this data set has no masks (data.masks)")
-        bare = str(Path(name).with_suffix("")) if self.images.endswith("{}") else name
-        return self.root / self.masks.replace("{}", bare)
+        path = self.root / self.masks.replace("%", name)
+        if self.images.endswith("%") and not path.is_file():
+            return self.root / self.masks.replace("%", str(Path(name).with_suffix("")))
+        return path
 
     def _names(self, split: str | None, source: str) -> list[str]:
         if split is not None:
@@ -129,14 +143,14 @@ class SegmentationDataset(Dataset[Sample]):
 
     def _found(self) -> list[str]:
         """The names of all files that fit the pattern of images and not that of masks."""
-        before, after = self.images.split("{}")
+        before, after = self.images.split("%")
         folder = self.root / before.rpartition("/")[0]
         found = sorted(p.relative_to(self.root).as_posix() for p in folder.rglob("*") if p.is_file())
         if not after:
             found = [path for path in found if Path(path).suffix.lower() in IMAGE_SUFFIXES and not Path(path).name.startswith(".")]
         names = [path[len(before) : len(path) - len(after)] for path in found if path.startswith(before) and path.endswith(after)]
-        start, end = (self.masks or "\0{}").split("{}")
-        names = [name for name in names if not (start and self.images.replace("{}", name).startswith(start) and name.endswith(end))]
+        start, end = (self.masks or "\0%").split("%")
+        names = [name for name in names if not (start and self.images.replace("%", name).startswith(start) and name.endswith(end))]
         if self.masks is None:
             return names
         mask_of = {name: self.mask_path(name) for name in names}
@@ -155,9 +169,11 @@ class SegmentationDataset(Dataset[Sample]):
         index, number = (draw.image, draw.number) if isinstance(draw, Draw) else (draw, draw)
         name = self.names[index]
         try:
-            image = read_image(self.image_path(name))
+            image, turn = read_turned(self.image_path(name), exif=self.exif)
         except InputError as error:
             raise InputError(f"{error} (data.skip_broken=true leaves such out)") from error
+        if turn > 1 and self.exif and self.masks is not None:
+            self._warn_of_turns(name, turn)
         if self.corruption is not None:
             image = corrupt(image, self.corruption, self.severity, name, self.seed)
         mask = self._mask(name, image.shape[:2], self.hide)
@@ -185,11 +201,27 @@ class SegmentationDataset(Dataset[Sample]):
             return np.full(shape, self.hidden if hide else self.ignore_index, dtype=self.dtype)
         labels = self.labels(name, hide)
         if labels.shape != shape:
-            path = self.mask_path(name)
-            raise InputError(
-                f"{path} is {labels.shape[1]} x {labels.shape[0]} pixels, its image {name} {shape[1]} x {shape[0]} (data.masks)"
-            )
+            raise InputError(self.size_problem(name, labels.shape, shape))
         return labels
+
+    def _warn_of_turns(self, name: str, turn: int) -> None:
+        warn_once(
+            "turned",
+            f"{self.image_path(name)} has EXIF orientation {turn}, and others may have one: masks must lie on the images as displayed. "
+            "If they lie on the stored pixels, set data.exif=false",
+        )
+
+    def size_problem(self, name: str, mask: tuple[int, ...], image: tuple[int, ...]) -> str:
+        """Sentence on a mask (H, W) whose size is not that of its image (H, W), which names the EXIF orientation if it may be the cause."""
+        problem = f"{self.mask_path(name)} is {mask[1]} x {mask[0]} pixels, its image {name} {image[1]} x {image[0]}"
+        turn = read_turned(self.image_path(name))[1]
+        if turn > 1 and mask == image[::-1]:
+            stored, displayed = ("as stored", "as displayed") if not self.exif else ("as displayed", "as stored")
+            return (
+                f"{problem} {stored}: the image has EXIF orientation {turn}, and the mask fits it {displayed}. "
+                f"Set data.exif={str(not self.exif).lower()} if this holds for the whole data set"
+            )
+        return f"{problem} (data.masks)"
 
     @property
     def dtype(self) -> type[np.unsignedinteger]:
@@ -202,7 +234,7 @@ class SegmentationDataset(Dataset[Sample]):
         Raises `InputError` for labels that are no class.
         """
         path = self.mask_path(name)
-        stored = read_mask(path)
+        stored = read_mask(path, self.exif)
         present = np.flatnonzero(cv2.calcHist([stored], [0], None, [256], [0, 256])) if stored.dtype == np.uint8 else np.unique(stored)
         first = int(self.reduce_zero_label)
         valid = (present >= first) & (present < first + self.num_classes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 import struct
 import tarfile
@@ -18,9 +17,11 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from maskclip.errors import InputError
-from maskclip.files import writing
+from maskclip.files import replacing, writing
 
 BLOCK = 1 << 20
+HEAD = tarfile.BLOCKSIZE
+"""Bytes at the beginning of a file by which `is_archive` recognises an archive."""
 BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError)
 """What the readers of archives raise at a broken file; RuntimeError covers passwords and unknown compressions."""
 
@@ -30,11 +31,23 @@ def everything(name: str) -> bool:
     return True
 
 
+def is_archive(head: bytes) -> bool:
+    """Whether the first `HEAD` bytes of a file are those of a zip, a gzip or a tar; 2 bytes are enough for the first two."""
+    if head[:2] in (b"PK", b"\x1f\x8b"):
+        return True
+    try:
+        tarfile.TarInfo.frombuf(head, tarfile.ENCODING, "surrogateescape")  # compares the checksum that each tar header has
+    except tarfile.HeaderError:
+        return False
+    return True
+
+
 def unpack(archive: Path, folder: Path, wanted: Callable[[str], bool] = everything) -> int:
     """Number of the wanted files of a zip, tar or tar.gz, all of which are in `folder` afterwards.
 
     `wanted` sees a file's path in the archive, with slashes. A file that is in `folder` with the right size stays as it
-    is. Raises `InputError` if the archive is broken, or if a wanted entry leads out of the folder or is no plain file.
+    is. Raises `BrokenArchiveError` if the archive is broken, and `InputError` if a wanted entry leads out of the folder or
+    is no plain file.
     """
     found: set[Path] = set()
     written: list[Path] = []
@@ -48,7 +61,7 @@ def unpack(archive: Path, folder: Path, wanted: Callable[[str], bool] = everythi
                         _extract(entry, archive, path)
                         written.append(path)
                     found.add(path)
-        except _BrokenError:
+        except BrokenArchiveError:
             for path in written:  # a damage that shows at the end may have begun in any of them, at the right size
                 path.unlink(missing_ok=True)
             raise
@@ -56,8 +69,8 @@ def unpack(archive: Path, folder: Path, wanted: Callable[[str], bool] = everythi
     return len(found)
 
 
-class _BrokenError(InputError):
-    """An archive cannot be read to its end."""
+class BrokenArchiveError(InputError):
+    """The content of an archive is damaged, cut short or not that of an archive."""
 
 
 @dataclass(frozen=True)
@@ -140,18 +153,11 @@ def _is_there(entry: _Entry, path: Path) -> bool:
 
 def _extract(entry: _Entry, archive: Path, path: Path) -> None:
     """Write a file of an archive so that a kill at any moment leaves no half of it under its name."""
-    beside = path.with_name(f".{os.getpid()}.part")
-    try:
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            out = beside.open("wb", buffering=0)  # a full disk must show at the write that meets it, not at closing
+    with writing(path), replacing(path) as partial:
+        out = partial.open("wb", buffering=0)  # a full disk must show at the write that meets it, not at closing
         with out, _reading(archive), entry.open() as source:
             while block := source.read(BLOCK):
                 write_block(out, block, path)
-        with writing(path):
-            beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -162,7 +168,9 @@ def _reading(archive: Path) -> Iterator[None]:
     except InputError:
         raise
     except BROKEN as cause:
-        raise _BrokenError(f"the archive {archive} is broken ({cause or type(cause).__name__}): get it again") from cause
+        if isinstance(cause, OSError) and cause.errno is not None:  # the disk's fault; gzip's own errors have no number
+            raise InputError(f"cannot read the archive {archive}: {cause.strerror}; check the disk and run again") from cause
+        raise BrokenArchiveError(f"the archive {archive} is broken ({cause or type(cause).__name__}): get it again") from cause
 
 
 def write_block(stream: Any, block: bytes, path: Path) -> None:

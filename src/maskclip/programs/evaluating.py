@@ -21,6 +21,7 @@ from maskclip.files import write_json
 from maskclip.inference import Segmenter
 from maskclip.metrics import scores
 from maskclip.programs.common import Card, build, build_trainer, plain, words_of, words_table
+from maskclip.programs.logs import log_scores, run_logger
 from maskclip.protocol import Protocol
 from maskclip.results import class_table, commit, device_name, score_entries, table, versions
 from maskclip.tasks import Evaluation
@@ -45,7 +46,9 @@ def evaluate(cfg: DictConfig) -> float:
     data.dataset("val")  # a missing data set is said before a model is loaded
     model = accelerate(build(cfg.model, classes=vocabulary), **plain(cfg.inference))
     output = Path(cfg.paths.output)
-    card = evaluate_model(cfg, model, data, output)
+    with run_logger(cfg) as logger:
+        card = evaluate_model(cfg, model, data, output)
+        log_scores(logger, card)
     report(card, output)
     return card["miou"]
 

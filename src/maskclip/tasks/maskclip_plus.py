@@ -61,7 +61,7 @@ class MaskCLIPPlus(pl.LightningModule):
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        self.save_hyperparameters(logger=False)  # the program logs its whole config
         if optimizer not in ("sgd", "adamw"):
             raise InputError(f"task.optimizer={optimizer!r}: choose sgd or adamw")
         if mean_over not in ("valid", "all"):
@@ -110,9 +110,9 @@ class MaskCLIPPlus(pl.LightningModule):
         image, given = batch["image"].float() / 255, batch["mask"]
         if torch.isin(given, self.unlabelled).any():
             raise RuntimeError("a label of a class that has none reached the training loss: the data set leaks it")
-        features = self.student.features(image)
+        grid_logits, features = self.student(image, with_features=True)  # float32 logits under autocast, too: labels come from them
         size = (image.shape[-2], image.shape[-1])
-        logits = upsample_logits(self.student.classify(features), self.student.covered_size(*size), size)
+        logits = upsample_logits(grid_logits, self.student.covered_size(*size), size)
         labels = self.fill(given, image, logits) if len(self.unlabelled) else given
         loss = self.loss(logits, labels)
         if self.hparams["distillation"] and self.is_guided:

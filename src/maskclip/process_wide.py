@@ -1,0 +1,34 @@
+"""Settings of the whole process, changed for the duration of a block that several threads may be in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Lock
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Held(Generic[T]):
+    """A context manager that keeps a process-wide setting at `value` while any thread is inside.
+
+    `read` returns the setting, `write` changes it. The last thread to leave restores what the first one found, unless
+    somebody else has changed the setting in the meantime.
+    """
+
+    def __init__(self, read: Callable[[], T], write: Callable[[T], None], value: T) -> None:
+        self._read, self._write, self._value = read, write, value
+        self._lock, self._inside = Lock(), 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._before = self._read()
+                self._write(self._value)
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0 and self._read() == self._value:
+                self._write(self._before)
