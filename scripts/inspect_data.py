@@ -123,7 +123,7 @@ def main() -> None:
         raise InputError(f"unknown +{', +'.join(sorted(strangers))}: there are +split=train (or val) and +sample=NUMBER")
     if extra.get("split", "val") not in ("train", "val") or not extra.get("sample", "0").isdigit():
         raise InputError("+split is train or val, +sample a number of images")
-    words = Vocabulary(**words_of(cfg.classes))
+    words = Vocabulary(**words_of(cfg))
     module = build(cfg.data, classes=words)
     data: SegmentationDataset = module.dataset(extra.get("split", "val"))
     names = data.names

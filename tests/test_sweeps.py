@@ -54,11 +54,11 @@ def test_the_table_is_printed_and_kept(tmp_path: Path, capsys: pytest.CaptureFix
     callback.on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
     printed = capsys.readouterr().out
     assert [line.split() for line in printed.splitlines() if line.startswith(("clip", "maskclip"))] == [
-        ["clip", "20.5", "40.9"],
-        ["maskclip", "65.0", "130.0"],
+        ["clip", "20.46", "40.92"],
+        ["maskclip", "65.00", "130.00"],
     ]
     lines = (tmp_path / "table.md").read_text().splitlines()
-    assert lines == ["| run | mIoU | pixel acc |", "| --- | --: | --: |", "| clip | 20.5 | 40.9 |", "| maskclip | 65.0 | 130.0 |"]
+    assert lines == ["| run | mIoU | pixel acc |", "| --- | --: | --: |", "| clip | 20.46 | 40.92 |", "| maskclip | 65.00 | 130.00 |"]
 
 
 def test_a_multirun_of_something_else_prints_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,12 +73,12 @@ def test_corruptions_become_kind_by_severity(tmp_path: Path) -> None:
         write_job(tmp_path, number, [f"data.corruption={kind}", f"data.severity={severity}", "model=x"], miou)
     assert sweep_cells(tmp_path) == [
         ["corruption", "1", "2", "mean", "drop"],
-        ["clean", "", "", "60.0", ""],
-        ["spatter", "50.0", "30.0", "40.0", "20.0"],
-        ["shot_noise", "20.0", "-", "20.0", "40.0"],
-        ["mean", "35.0", "30.0", "33.3", "26.7"],
+        ["clean", "", "", "60.00", ""],
+        ["spatter", "50.00", "30.00", "40.00", "20.00"],
+        ["shot_noise", "20.00", "-", "20.00", "40.00"],
+        ["mean", "35.00", "30.00", "33.33", "26.67"],
     ]
 
 
 def test_without_clean_images_there_is_no_drop() -> None:
-    assert corruption_cells([("spatter", "3", 12.34)])[1] == ["spatter", "12.3", "12.3", "-"]
+    assert corruption_cells([("spatter", "3", 12.34)])[1] == ["spatter", "12.34", "12.34", "-"]

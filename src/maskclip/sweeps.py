@@ -90,7 +90,7 @@ def _mean(found: Mapping[str, float]) -> float | None:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _label(given: Mapping[str, str], keys: Sequence[str]) -> str:

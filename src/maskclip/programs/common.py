@@ -156,13 +156,26 @@ def plain(node: Any) -> Any:
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
 
 
-def words_of(node: DictConfig) -> Card:
-    """The arguments of a `Vocabulary` from the group `classes`, with the words of a file where it names one."""
-    words = plain(node)
-    if isinstance(words["names"], str):
-        names, prompts = read_words(Path(words["names"]))
-        words |= {"names": names, "prompts": prompts | (words.get("prompts") or {})}
-    return words
+def words_of(cfg: DictConfig) -> Card:
+    """The arguments of a `Vocabulary` from the groups `classes` and `words`, with the words of a file where `classes` names one.
+
+    Warns if the group `words` names a set of words that has no table for these classes.
+    """
+    classes = plain(cfg.classes)
+    if isinstance(classes["names"], str):
+        names, prompts = read_words(Path(classes["names"]))
+        classes |= {"names": names, "prompts": prompts | (classes.get("prompts") or {})}
+    table = words_table(cfg, classes["names"])
+    if table is not None:
+        classes["prompts"] = table
+    elif classes["names"] and cfg.words.name != "own":
+        warnings.warn(f"words={cfg.words.name} has no table for these classes, so that their own words are used", stacklevel=2)
+    return classes
+
+
+def words_table(cfg: DictConfig, names: list[str]) -> Card | None:
+    """The words that the group `words` gives each class; None without a table for exactly these class names in this order."""
+    return next((table for table in plain(cfg.words.tables).values() if list(table) == names), None)
 
 
 def build(node: Any, **objects: Any) -> Any:

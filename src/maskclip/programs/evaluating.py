@@ -20,7 +20,7 @@ from maskclip.errors import InputError
 from maskclip.files import write_json
 from maskclip.inference import Segmenter
 from maskclip.metrics import scores
-from maskclip.programs.common import Card, build, build_trainer, plain, words_of
+from maskclip.programs.common import Card, build, build_trainer, plain, words_of, words_table
 from maskclip.programs.logs import log_scores, run_logger
 from maskclip.protocol import Protocol
 from maskclip.results import class_table, commit, device_name, score_entries, table, versions
@@ -39,7 +39,7 @@ LABELS = {
 def evaluate(cfg: DictConfig) -> float:
     """`src/eval.py`: evaluate a model on a data set, print the table, write the card. Returns the mIoU in percent."""
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    vocabulary = Vocabulary(**words_of(cfg.classes))
+    vocabulary = Vocabulary(**words_of(cfg))
     data: SegmentationData = build(cfg.data, classes=vocabulary)
     if cfg.data.masks is None:
         raise InputError("there is nothing to score without masks (data.masks); src/segment.py writes label maps")
@@ -80,6 +80,7 @@ def evaluate_model(cfg: DictConfig, model: Segmenter, data: SegmentationData, ou
         "provenance": model.provenance,
         "classes": list(data.vocabulary.names),
         "words": data.vocabulary.words,
+        "words_of": "own" if words_table(cfg, list(data.vocabulary.names)) is None else cfg.words.name,
         "unseen_classes": list(data.vocabulary.unseen),
         "protocol": plain(cfg.protocol),
         "protocol_hash": protocol.hash,
@@ -99,7 +100,7 @@ def evaluate_model(cfg: DictConfig, model: Segmenter, data: SegmentationData, ou
 def report(card: Card, output: Path) -> None:
     """Print a card as a table, with the classes one by one and where the files are."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:  # one table comes in the end (sweeps.py)
-        print(f"mIoU {card['miou']:.1f}, {card['method']}; card: {output / 'results.json'}")
+        print(f"mIoU {card['miou']:.2f}, {card['method']}; card: {output / 'results.json'}")
         return
     print(f"\n{class_table(card, card['unseen_classes'])}\n\n{table([card])}\n")
     print(

@@ -47,7 +47,7 @@ def segment(cfg: DictConfig) -> None:
     sources = [str(source) for source in (sources if isinstance(sources, list) else [sources])]
     with said_if_slow(f"looking for images in {', '.join(sources)}"):
         pictures = find_pictures(sources, output)
-    words = words_of(cfg.classes)
+    words = words_of(cfg)
     model: MaskCLIP | Student = build(cfg.model, classes=Vocabulary(**words) if words["names"] else None)
     kinds = {key: plain(cfg[key]) for key in ("masks", "overlays", "soft", "top", "features")}
     outputs = Outputs(output, model.vocabulary, **kinds)

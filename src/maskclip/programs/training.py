@@ -46,7 +46,7 @@ def train_student(cfg: DictConfig, output: Path) -> tuple[Card | None, Student]:
 
     The card is None where the data have no masks to score with.
     """
-    words = words_of(cfg.classes)
+    words = words_of(cfg)
     vocabulary = Vocabulary(**words)
     data: SegmentationData = build(cfg.data, classes=vocabulary)
     for split in ("train", "val"):
