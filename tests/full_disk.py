@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import io
 import os
+import resource
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +35,23 @@ def full_disk() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "open", opened)
         yield
+
+
+def limit_files() -> None:
+    """Let no file of this process and its children grow beyond 8 kB: writes then fail as on a full disk ("File too large")."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+@contextmanager
+def no_room() -> Iterator[None]:
+    """`limit_files` for a while."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        limit_files()
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def interrupted_after(writes: int, real: Callable[[Any, bytes, Path], None]) -> Callable[[Any, bytes, Path], None]:

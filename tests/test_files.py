@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from full_disk import no_room
+from models.test_student import student as make_student
+from PIL import Image
 
-from maskclip import InputError
-from maskclip.files import HOST, remove_stale, replacing, write_text, writing
+from maskclip import InputError, Vocabulary
+from maskclip.callbacks import AtomicCheckpoints
+from maskclip.clip.tiny import save_weights
+from maskclip.data.images import write_atomically
+from maskclip.files import HOST, discard_partials, remove_stale, replacing, write_bytes, write_json, write_text, writing
+from maskclip.prompts import save_text
+from maskclip.segmenting.outputs import write_arrays
 
 
 def test_replacing_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
@@ -34,6 +47,7 @@ def test_stale_files_are_those_of_processes_that_are_gone(tmp_path: Path) -> Non
         f".b.png.{HOST}-{os.getpid()}.partial": None,  # of the process that had this number before
         f".c.png.{HOST}-{alive}.partial": old,
         f".d.png.00000000-{ended.pid}.partial": old,  # another machine's
+        f".{HOST}-{ended.pid}-0123abcd.partial": None,
     }
     kept = {f".e.png.{HOST}-{alive}.partial": None, f".f.png.00000000-{ended.pid}.partial": None, ".g.png.12.part": old, "h.partial": old}
     (tmp_path / "sub").mkdir()
@@ -41,8 +55,65 @@ def test_stale_files_are_those_of_processes_that_are_gone(tmp_path: Path) -> Non
         (tmp_path / "sub" / name).write_text("half")
         if changed:
             os.utime(tmp_path / "sub" / name, (changed, changed))
-    remove_stale(tmp_path)
-    assert {path.name for path in (tmp_path / "sub").iterdir()} == set(kept)
+    with replacing(tmp_path / "sub" / "i.png") as partial:
+        remove_stale(tmp_path)
+        assert {path.name for path in (tmp_path / "sub").iterdir()} == {*kept, partial.name}
+
+
+def test_any_name_that_the_disk_takes_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / ("ü" * 125 + "a.txt")  # 255 bytes
+    write_text(path, "new")
+    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
+def test_threads_write_the_same_file(tmp_path: Path) -> None:
+    contents = [bytes([number]) * 100_000 for number in range(8)]
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda content: write_bytes(tmp_path / "a", content), contents * 5))
+    assert (tmp_path / "a").read_bytes() in contents and len(list(tmp_path.iterdir())) == 1
+
+
+def test_partials_can_be_discarded(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot write .*a: No such file"), replacing(tmp_path / "a") as partial:
+        partial.write_text("half")
+        discard_partials()
+        assert list(tmp_path.iterdir()) == []
+
+
+WRITERS: dict[str, Callable[[Path], None]] = {
+    "text": lambda path: write_text(path, "x" * 100_000),
+    "json": lambda path: write_json(path, ["x" * 100_000]),
+    "picture": lambda path: write_atomically(Image.effect_noise((300, 300), 99), path.with_suffix(".png")),
+    "arrays": lambda path: write_arrays(path, np.savez, a=np.zeros(100_000)),
+    "checkpoint": lambda path: AtomicCheckpoints().save_checkpoint({"a": torch.zeros(100_000)}, path),
+    "text embeddings": lambda path: save_text(path, torch.zeros(2, 50_000), Vocabulary(["cat", "dog"]), {}),
+    "student": lambda path: make_student().save(path),
+    "tiny CLIP": lambda path: save_weights({"token_embedding.weight": torch.zeros(500, 500)}, torch.arange(500), path, {}),
+}
+"""All writers of files: each a file of more than 8 kB."""
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_modes_follow_the_umask(tmp_path: Path, name: str) -> None:
+    before = os.umask(0o027)
+    try:
+        WRITERS[name](tmp_path / "a")
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*") if path.is_file()} == {0o640}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_full_disk_is_one_sentence_for_every_writer(tmp_path: Path, name: str) -> None:
+    with no_room(), pytest.raises(InputError, match=rf"cannot write {tmp_path}/a.*: File too large"):
+        WRITERS[name](tmp_path / "a")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_what_an_encoder_cannot_do_is_not_the_disks_fault(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="too wide") as caught, replacing(tmp_path / "a"):
+        raise OSError("too wide")
+    assert not isinstance(caught.value, InputError)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import open_clip
@@ -88,6 +91,35 @@ def test_cache_answers_only_for_the_same_weights_words_and_templates(vit: CLIP, 
     cached_embeddings(vit, tokenizer, words, ["a {}."], "A", fingerprints(vit), tmp_path)
     assert tokenizer.calls == 5
     assert len(list((tmp_path / "text").iterdir())) == 5
+
+
+@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:-8], lambda content: b"\xff" * len(content)])
+def test_a_damaged_cache_is_computed_again(vit: CLIP, tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    def embeddings() -> Tensor:
+        return cached_embeddings(vit, TOKENIZER, Vocabulary(["cat"]), ["a {}."], "A", weights, tmp_path)
+
+    weights = fingerprints(vit)
+    first = embeddings()
+    (path,) = (tmp_path / "text").iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    with pytest.warns(UserWarning, match="it is a cache, so the text embeddings are computed again"):
+        assert torch.equal(embeddings(), first)
+    assert torch.equal(load_text(path, Vocabulary(["cat"]), "A")[0], first)
+    with pytest.raises(InputError, match="not a file of text embeddings"):  # a file that the user names is not replaced
+        path.write_bytes(damage(whole))
+        load_text(path, Vocabulary(["cat"]), "A")
+
+
+def test_text_embeddings_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_text(tmp_path / "text", torch.zeros(1, 4), Vocabulary(["cat"]), {})
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr("maskclip.prompts.safe_open", denied)
+    with pytest.raises(InputError, match=r"cannot read the text embeddings .*text \(model.text_embeddings\): Permission denied"):
+        load_text(tmp_path / "text", Vocabulary(["cat"]), "A")
 
 
 def test_text_embeddings_in_a_file(tmp_path: Path) -> None:

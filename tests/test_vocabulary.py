@@ -12,7 +12,7 @@ from maskclip.vocabulary import read_words
     ("settings", "message"),
     [
         ({"names": []}, "no class names"),
-        ({"names": "cat"}, r"one word; give a list, as in classes.names=\[cat\]"),
+        ({"names": "cat"}, r"one word; give a list, as in 'classes.names=\[cat\]'"),
         ({"names": ["cat", "dog", "cat"]}, "more than once: cat"),
         ({"names": ["cat", " "]}, r"class names \[1\] are empty"),
         ({"names": [str(i) for i in range(65535)]}, "65535 class names: a 16-bit label map"),
@@ -62,13 +62,27 @@ def test_words_from_a_file(tmp_path: Path) -> None:
     names, prompts = read_words(path)
     assert names == ["cat", "sofa", "salt, pepper", "猫", 'it\'s "ours"']
     assert prompts == {"sofa": ["sofa", "couch", "settee"], "salt, pepper": ["salt, pepper", "spice"]}
-    with pytest.raises(InputError, match=r"no file of class names .*nowhere.txt .*classes.names=\[cat,dog\]"):
+    with pytest.raises(InputError, match=r"no file of class names .*nowhere.txt .*'classes.names=\[cat,dog\]'"):
         read_words(tmp_path / "nowhere.txt")
     path.write_text('cat\n"sky\ngrass\n')
     with pytest.raises(InputError, match=r'line 2 of .*words.txt cannot be read .*"sky'):
         read_words(path)
-    path.write_bytes(b"\xff\xfe\x00cat")
-    with pytest.raises(InputError, match="cannot read the class names"):
+    with pytest.raises(InputError, match=r"cannot read .*\(classes.names\): Is a directory"):
+        read_words(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_words_from_a_file_in_any_unicode(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "words.txt"
+    path.write_bytes("cat, 猫\r\nsofa\n".encode(encoding))
+    assert read_words(path) == (["cat", "sofa"], {"cat": ["cat", "猫"]})
+
+
+@pytest.mark.parametrize(("encoding", "why"), [("latin1", "byte 3 is not UTF-8"), ("utf-16-le", "it has zero bytes"), ("utf-16", "UTF-16")])
+def test_other_encodings_are_named(tmp_path: Path, encoding: str, why: str) -> None:
+    path = tmp_path / "my words.txt"
+    path.write_bytes("café\n".encode(encoding)[: -1 if encoding == "utf-16" else None])
+    with pytest.raises(InputError, match=rf"my words.txt \(classes.names\) is not a text file .*{why}.*iconv .*'{path}'"):
         read_words(path)
 
 

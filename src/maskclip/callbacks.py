@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from maskclip.data.images import write_atomically
 from maskclip.data.samplers import EveryNth
+from maskclip.files import replacing
 from maskclip.functional import UNLABELLED
 from maskclip.pictures import colourise, legend, magnify, overlay, sheet, stack
 from maskclip.vocabulary import Vocabulary
@@ -178,11 +179,8 @@ class AtomicCheckpoints(TorchCheckpointIO):
     """Checkpoints that are written beside their place and then renamed: a kill leaves the old one or the new one."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.partial")
-        torch.save(checkpoint, partial)
-        partial.replace(target)
+        with replacing(Path(path)) as partial, partial.open("wb") as stream:  # a stream reports what the disk refuses
+            torch.save(checkpoint, stream)
 
 
 class SavePictures(Callback):

@@ -2,49 +2,82 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import json
 import os
 import platform
 import re
+import secrets
+import shlex
+import stat
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from maskclip.errors import InputError
 
 HOST = f"{zlib.crc32(platform.node().encode()):08x}"
-PARTIAL = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)\.partial")
+PARTIAL = re.compile(r"\.(?:.+\.)?([0-9a-f]{8})-(\d+)(?:-[0-9a-f]+)?\.partial")
 FORGOTTEN = 3600.0
 """After so many seconds without a write a file that is being written is not, whoever began it."""
+BYTE_ORDER_MARKS = {  # UTF-32 first: its little-endian mark begins with that of UTF-16
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+_partials: set[Path] = set()  # that this process is writing now
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A place beside `path` to write to, which becomes `path` in the end, or vanishes if writing fails.
+    """A partial file beside `path` to write to. It is renamed to `path` in the end, or removed if writing fails.
 
-    The folder is made; several processes, on several machines, may write the same file.
+    Parent folders are created, and the file's mode follows the umask whatever the writer does. Threads, processes and
+    machines may write the same file at once: the last one wins. Raises `InputError` if the disk is full or the file
+    cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{HOST}-{os.getpid()}.partial")
+    # a fixed length: whatever name the file system takes for `path`, it takes for the partial file
+    partial = path.with_name(f".{HOST}-{os.getpid()}-{secrets.token_hex(4)}.partial")
+    _partials.add(partial)
     try:
-        yield partial
-        partial.replace(path)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.touch()
+            mode = stat.S_IMODE(partial.stat().st_mode)
+            yield partial
+            partial.chmod(mode)
+            partial.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        _discard(partial)
+
+
+def _discard(partial: Path) -> None:
+    with suppress(OSError):
+        partial.unlink()
+    _partials.discard(partial)
+
+
+def discard_partials() -> None:
+    """Remove the files that this process is writing. For a process that is about to end without unwinding its stack."""
+    for partial in list(_partials):
+        _discard(partial)
 
 
 def remove_stale(folder: Path) -> None:
     """Remove what killed processes left half-written in `folder` and below.
 
     These are files named as `replacing` names them whose process on this machine is gone, or that nobody has written to
-    for an hour. Nothing may be in the middle of writing in this process.
+    for an hour.
     """
+    own = {partial.name for partial in _partials}
     for place, _, names in os.walk(folder):
         for name in names:
-            if found := PARTIAL.fullmatch(name):
+            if (found := PARTIAL.fullmatch(name)) and name not in own:
                 path = Path(place, name)
                 try:
                     if (found[1] == HOST and _gone(int(found[2]))) or time.time() - path.stat().st_mtime > FORGOTTEN:
@@ -56,6 +89,8 @@ def remove_stale(folder: Path) -> None:
 def _gone(process: int) -> bool:
     if process == os.getpid():  # in a container that was started again, numbers are the same
         return True
+    if os.name == "nt":  # there os.kill ends the process instead of looking for it
+        return False
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -67,13 +102,26 @@ def _gone(process: int) -> bool:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns what goes wrong in writing to `path` into one sentence."""
+    """Turn a failed system call while writing to `path` into an `InputError`.
+
+    Errors of encoders (an `OSError` without number, as Pillow raises it) pass: the disk is not their cause.
+    """
     try:
         yield
-    except OSError as cause:
-        if cause.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise InputError(f"the disk is full, at {path}: free some space and run again, to go on from there") from cause
-        raise InputError(f"cannot write {path}: {cause.strerror or cause}") from cause
+    except InputError:
+        raise
+    except (OSError, RuntimeError) as error:
+        # torch.save raises a RuntimeError of its own while the OSError of the stream is handled
+        cause = error.__context__ if isinstance(error, RuntimeError) else error
+        if not isinstance(cause, OSError) or cause.errno is None:
+            raise
+        why = f"the disk is full, at {path}: free some space and run again"
+        raise InputError(why if is_full(cause) else f"cannot write {path}: {cause.strerror}") from cause
+
+
+def is_full(error: OSError) -> bool:
+    """Whether the disk or the user's share of it is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -82,6 +130,45 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a binary file; atomic."""
+    with replacing(path) as partial:
+        partial.write_bytes(content)
+
+
 def write_json(path: Path, content: object) -> None:
     """Write JSON; atomic."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json_text(content))
+
+
+def json_text(content: object) -> str:
+    """JSON as the project writes it: indented, letters of any script as they are."""
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def read_text(path: Path, key: str, errors: str = "strict") -> str:
+    """The text of a file that a user wrote: UTF-8 with or without byte order mark, UTF-16 or UTF-32 with one.
+
+    `key` is the config key that names the file, for messages. `errors="surrogateescape"` keeps bytes that are not UTF-8,
+    for lists of file names. Raises `InputError` if the file cannot be read or is in another encoding.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as cause:
+        raise InputError(f"cannot read {path} ({key}): {cause.strerror}") from cause
+    encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if content.startswith(mark)), "utf-8-sig")
+    if encoding == "utf-8-sig" and b"\0" in content:
+        raise _other_encoding(path, key, "it has zero bytes, as UTF-16 without a byte order mark does")
+    try:
+        text = content.decode(encoding, errors)
+    except UnicodeDecodeError as cause:
+        raise _other_encoding(path, key, f"byte {cause.start} is not {encoding.removesuffix('-sig').upper()}") from cause
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _other_encoding(path: Path, key: str, why: str) -> InputError:
+    shown = shlex.quote(str(path))
+    return InputError(
+        f"{path} ({key}) is not a text file in UTF-8: {why}. Save it as UTF-8, or convert it from the encoding that it has: "
+        f"iconv -f UTF-16LE -t UTF-8 {shown} > utf8.txt (or -f LATIN1)"
+    )

@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
 from maskclip.errors import InputError
-from maskclip.files import replacing
+from maskclip.files import remove_stale, write_bytes
 from maskclip.vocabulary import Vocabulary
 
 IN_THE_SCENE = (
@@ -106,11 +106,15 @@ def cached_embeddings(
     fingerprint = json.dumps({**about, "words": vocabulary.words}, sort_keys=True)
     path = cache / "text" / f"{hashlib.sha256(fingerprint.encode()).hexdigest()}.safetensors"
     if path.is_file():
-        return load_text(path, vocabulary, architecture)[0]
+        try:
+            return load_text(path, vocabulary, architecture)[0]
+        except InputError as cause:
+            warnings.warn(f"{cause}; it is a cache, so the text embeddings are computed again", stacklevel=2)
     embeddings = embed_vocabulary(model, tokenizer, vocabulary, templates)
     try:
         save_text(path, embeddings, vocabulary, about)
-    except OSError as cause:
+        remove_stale(path.parent)
+    except InputError as cause:
         warnings.warn(f"text embeddings are not kept: {cause} ($MASKCLIP_CACHE names another folder)", stacklevel=2)
     return embeddings
 
@@ -123,8 +127,7 @@ def save_text(path: Path, embeddings: Tensor, vocabulary: Vocabulary, about: Map
     """
     metadata = {key: json.dumps(about[key]) for key in ABOUT if key in about}
     metadata["words"] = json.dumps([word for words in vocabulary.words for word in words])
-    with replacing(path) as partial:
-        save_file({"text_embeddings": embeddings.float().contiguous()}, partial, metadata=metadata)
+    write_bytes(path, save({"text_embeddings": embeddings.float().contiguous()}, metadata))
 
 
 def load_text(path: Path, vocabulary: Vocabulary, architecture: str, visual_sha256: str | None = None) -> tuple[Tensor, dict[str, Any]]:
@@ -139,7 +142,11 @@ def load_text(path: Path, vocabulary: Vocabulary, architecture: str, visual_sha2
         with safe_open(path, framework="pt") as file:
             about = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
             embeddings, words = file.get_tensor("text_embeddings"), about["words"]
-    except (SafetensorError, KeyError, ValueError, OSError) as cause:
+        if embeddings.ndim != 2 or len(embeddings) != len(words) or not embeddings.isfinite().all():
+            raise ValueError("rows and words differ")
+    except OSError as cause:
+        raise InputError(f"cannot read the text embeddings {path} (model.text_embeddings): {cause.strerror or cause}") from cause
+    except (SafetensorError, KeyError, TypeError, ValueError) as cause:
         raise InputError(f"{path} is not a file of text embeddings as python src/embed.py writes them") from cause
     if about.get("architecture", architecture) != architecture:
         raise InputError(f"the text embeddings in {path} are those of {about['architecture']}, not of {architecture}")

@@ -10,6 +10,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from maskclip.errors import InputError
+from maskclip.files import read_text
 from maskclip.functional import ignore_index
 
 MOST_CLASSES = 65534  # 16 bits, less what is ignored and what is unlabelled
@@ -40,9 +41,9 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         if isinstance(self.names, str):
-            raise InputError(f"classes.names is one word; give a list, as in classes.names=[{self.names}]")
+            raise InputError(f"classes.names is one word; give a list, as in 'classes.names=[{self.names}]'")
         if not self.names:
-            raise InputError("no class names: give a list of words, such as classes.names=[cat,grass,sky]")
+            raise InputError("no class names: give a list of words, such as 'classes.names=[cat,grass,sky]'")
         if strangers := [name for name in self.names if not isinstance(name, str)]:
             raise InputError(f"class names must be words; quote {', '.join(map(str, strangers))}")
         if blank := [i for i, name in enumerate(self.names) if not str(name).strip()]:
@@ -135,14 +136,9 @@ def read_words(path: Path) -> tuple[list[str], dict[str, list[str]]]:
     The name is a word too. A word that holds a comma stands in double quotes; empty lines and lines that begin with #
     are skipped. Raises `InputError` if the file is not there or not text.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(
-            f"no file of class names {path} (classes.names); for words themselves give a list: classes.names=[cat,dog]"
-        ) from None
-    except (OSError, UnicodeDecodeError) as cause:
-        raise InputError(f"cannot read the class names in {path}: {cause}") from cause
+    if not path.exists():
+        raise InputError(f"no file of class names {path} (classes.names); for words themselves give a list: 'classes.names=[cat,dog]'")
+    text = read_text(path, "classes.names")
     rows = []
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip() and not line.lstrip().startswith("#"):

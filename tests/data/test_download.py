@@ -445,7 +445,7 @@ def test_a_write_that_takes_a_part_goes_on() -> None:
 def test_a_disk_that_fills_up(server: Server, tmp_path: Path) -> None:
     with full_disk():
         message = refused(server.archive(checksum=MD5), tmp_path)
-    assert message == f"the disk is full, at {tmp_path / 'file.zip.part'}: free some space and run again, to go on from there"
+    assert message == f"the disk is full, at {tmp_path / 'file.zip.part'}: free some space and run again"
     assert (tmp_path / "file.zip.part").read_bytes() == BODY[:2500]
     assert fetch(server.archive(checksum=MD5), tmp_path).read_bytes() == BODY
     assert server.ranges == [(None, None), ("bytes=2500-", '"one"')]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -124,3 +126,45 @@ def test_bad_checkpoints(tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     with pytest.raises(InputError, match=r"not a checkpoint of a MaskCLIP\+ student"):
         load_student(tmp_path / "other.ckpt")
+
+
+def test_files_of_two_exports_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill between the two renames of an export onto an older folder: no weights under the class order of others."""
+    student(("cat", "dog", "sky")).save(tmp_path)
+    newer = student(("sky", "cat", "dog"))
+    newer.text_embeddings.copy_(newer.text_embeddings.roll(1, 0))
+    real, left = Path.replace, [1]
+
+    def killed(path: Path, target: Path) -> Path:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return real(path, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "replace", killed)
+        newer.save(tmp_path)
+    with pytest.raises(InputError, match=r"student.safetensors and student.json beside it are of two different exports .*export.py"):
+        load_student(tmp_path)
+    newer.save(tmp_path)
+    assert load_student(tmp_path).vocabulary.names == ["sky", "cat", "dog"]
+
+
+def test_why_a_student_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    student().save(tmp_path / "s")
+    (tmp_path / "s" / "student.safetensors").unlink()
+    with pytest.raises(InputError, match=r"cannot read .*student.safetensors \(model.checkpoint\): No such file"):
+        load_student(tmp_path / "s")
+    student().save(tmp_path / "s")
+    about = json.loads((tmp_path / "s" / "student.json").read_text())
+    (tmp_path / "s" / "student.json").write_text(json.dumps(about | {"student": about["student"] | {"encoder": "resnet19"}}))
+    with pytest.raises(InputError, match=r"^student.encoder=resnet19"):
+        load_student(tmp_path / "s")
+
+    def denied(path: Path) -> bytes:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    student().save(tmp_path / "s")
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    with pytest.raises(InputError, match=r"cannot read .*student.safetensors \(model.checkpoint\): Permission denied"):
+        load_student(tmp_path / "s")

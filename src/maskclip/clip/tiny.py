@@ -13,10 +13,10 @@ import open_clip
 import torch
 from open_clip.model import CLIP
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
-from maskclip.files import replacing
+from maskclip.files import write_bytes
 
 ASSETS = Path(__file__).parent.parent / "assets"
 ARCHITECTURE = "maskclip-tiny"
@@ -36,8 +36,7 @@ def save_weights(state: dict[str, Tensor], token_ids: Tensor, path: Path, metada
     slim = {name: value.half().contiguous() for name, value in state.items() if name != _TABLE}
     slim[_ROWS] = state[_TABLE][token_ids].half()
     slim[_IDS] = token_ids.to(torch.int32)
-    with replacing(path) as partial:
-        save_file(slim, partial, metadata=metadata)
+    write_bytes(path, save(slim, metadata))
 
 
 def load_weights(path: Path = WEIGHTS) -> dict[str, Tensor]:

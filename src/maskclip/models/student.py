@@ -11,11 +11,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from maskclip.errors import InputError
-from maskclip.files import replacing, write_json
+from maskclip.files import json_text, replacing
 from maskclip.fingerprint import weights_sha256
 from maskclip.functional import best_word
 from maskclip.inference import predict_image
@@ -115,13 +115,11 @@ class Student(nn.Module):
     def save(self, folder: str | Path) -> None:
         """Write the student to a folder: student.safetensors, and student.json with all that it takes to build and use it.
 
-        The description has the network, the class names, words and colours, the preprocessing and the provenance. It
-        is written last: a folder with a student.json is whole.
+        The description has the network, the class names, words and colours, the preprocessing, the provenance and the
+        fingerprint of the weights, by which `load_student` refuses files of two different exports.
         """
         folder = Path(folder)
         words, state = self.vocabulary, {name: value.contiguous().cpu() for name, value in self.state_dict().items()}
-        with replacing(folder / WEIGHTS) as partial:
-            save_file(state, partial)
         about = {
             "method": self.method,
             "student": self.settings,
@@ -136,7 +134,9 @@ class Student(nn.Module):
             "weights_sha256": self.weights_sha256,
             "provenance": self.provenance,
         }
-        write_json(folder / DESCRIPTION, about)
+        with replacing(folder / WEIGHTS) as weights, replacing(folder / DESCRIPTION) as description:
+            weights.write_bytes(save(state))
+            description.write_text(json_text(about), encoding="utf-8")
 
     def segment(self, image: Image.Image, short_side: int | None = None, long_side: int | None = None) -> np.ndarray:
         """The label map of a picture at its own size, (H, W). The sides say at which size the network sees it."""
@@ -154,8 +154,12 @@ def load_student(checkpoint: str | Path, classes: Vocabulary | Sequence[str] | N
         raise InputError(f"no checkpoint {path} (model.checkpoint)")
     try:
         student = _from_folder(path) if path.is_dir() else _from_checkpoint(path)
+    except InputError:
+        raise
+    except OSError as cause:
+        raise InputError(f"cannot read {cause.filename or path} (model.checkpoint): {cause.strerror or cause}") from cause
     except Exception as cause:
-        raise InputError(f"{path} is not a checkpoint of a MaskCLIP+ student ({type(cause).__name__})") from cause
+        raise InputError(f"{path} is not a checkpoint of a MaskCLIP+ student ({type(cause).__name__}: {cause})") from cause
     if classes is not None and list(Vocabulary.of(classes).names) != list(student.vocabulary.names):
         raise InputError(
             f"the student in {path} knows {', '.join(student.vocabulary.names)}; "
@@ -178,5 +182,10 @@ def _from_checkpoint(path: Path) -> Student:
 def _from_folder(path: Path) -> Student:
     about = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
     student = Student(about["classes"], provenance=about["provenance"], weights=None, **about["student"])
-    student.load_state_dict(load_file(path / WEIGHTS))
+    student.load_state_dict(load((path / WEIGHTS).read_bytes()))
+    if about["weights_sha256"] != student.weights_sha256:
+        raise InputError(
+            f"{path / WEIGHTS} and {DESCRIPTION} beside it are of two different exports (weights_sha256), as after an export that was "
+            "killed: export the student to this folder again with python src/export.py"
+        )
     return student
