@@ -48,7 +48,7 @@ def train_student(cfg: DictConfig, output: Path) -> tuple[Card | None, Student]:
     words = words_of(cfg.classes)
     vocabulary = Vocabulary(**words)
     data: SegmentationData = build(cfg.data, classes=vocabulary)
-    for split in ("train", "val"):
+    for split in dict.fromkeys(("train", "val", data.split)):
         data.dataset(split)
     resume = checkpoint_to_resume(cfg.resume)
     teacher = build(cfg.teacher, classes=vocabulary)
@@ -79,7 +79,7 @@ def train_student(cfg: DictConfig, output: Path) -> tuple[Card | None, Student]:
     trainer.fit(task, data, ckpt_path=resume)
     trainer.save_checkpoint(output / "checkpoints" / "last.ckpt")
     student = task.student.eval()
-    if cfg.data.masks is None:
+    if data.pattern("masks", data.split) is None:
         return None, student
     return evaluate_model(cfg, student, data, output, training=account(trainer)), student
 
