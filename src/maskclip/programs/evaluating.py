@@ -41,9 +41,9 @@ def evaluate(cfg: DictConfig) -> float:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     vocabulary = Vocabulary(**words_of(cfg))
     data: SegmentationData = build(cfg.data, classes=vocabulary)
-    if cfg.data.masks is None:
+    if data.pattern("masks", data.split) is None:
         raise InputError("there is nothing to score without masks (data.masks); src/segment.py writes label maps")
-    data.dataset("val")  # a missing data set is said before a model is loaded
+    data.dataset(data.split)  # a missing data set is said before a model is loaded
     model = accelerate(build(cfg.model, classes=vocabulary), **plain(cfg.inference))
     output = Path(cfg.paths.output)
     with run_logger(cfg) as logger:
@@ -54,7 +54,7 @@ def evaluate(cfg: DictConfig) -> float:
 
 
 def evaluate_model(cfg: DictConfig, model: Segmenter, data: SegmentationData, output: Path, **more: Any) -> Card:
-    """Evaluate a model on the validation split; returns the result card, to which `more` is added.
+    """Evaluate a model on the split `data.split`; returns the result card, to which `more` is added.
 
     Writes `output`/results.json, `output`/confusion.npy (pixel counts, rows are the truth) and a few pictures.
     """
@@ -70,7 +70,7 @@ def evaluate_model(cfg: DictConfig, model: Segmenter, data: SegmentationData, ou
     card = {
         "method": model.method,
         "data": data.name,
-        "split": "val",
+        "split": data.split,
         **score_entries(scores(task.counts, data.vocabulary.unseen_indices), data.vocabulary),
         "images": task.images,
         "seconds": round(time.perf_counter() - start, 2),

@@ -49,7 +49,7 @@ def train_student(cfg: DictConfig, output: Path) -> tuple[Card | None, Student]:
     words = words_of(cfg)
     vocabulary = Vocabulary(**words)
     data: SegmentationData = build(cfg.data, classes=vocabulary)
-    for split in ("train", "val"):
+    for split in dict.fromkeys(("train", "val", data.split)):
         data.dataset(split)
     resume = checkpoint_to_resume(cfg.resume)
     teacher = build(cfg.teacher, classes=vocabulary)
@@ -80,7 +80,7 @@ def train_student(cfg: DictConfig, output: Path) -> tuple[Card | None, Student]:
         trainer.fit(task, data, ckpt_path=resume)
         trainer.save_checkpoint(output / "checkpoints" / "last.ckpt")
         student = task.student.eval()
-        if cfg.data.masks is None:
+        if data.pattern("masks", data.split) is None:
             return None, student
         card = evaluate_model(cfg, student, data, output, training=account(trainer))
         log_scores(logger, card, trainer.global_step)
