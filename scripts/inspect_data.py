@@ -1,7 +1,7 @@
 """Look at a data set: counts, classes, sizes, a contact sheet, and what is wrong with it.
 
     python scripts/inspect_data.py data=voc20
-    python scripts/inspect_data.py data=folder data.root=photos/ classes.names=[cat,grass] data.masks=masks/{}.png
+    python scripts/inspect_data.py data=folder data.root=photos/ 'classes.names=[cat,grass]' 'data.masks=masks/{}.png'
 
 Takes the overrides of src/eval.py. `+split=train` looks at the training images, `+sample=500` at so many of them only.
 Writes sheet.png and report.json to `paths.output`, outputs/inspect by default.
