@@ -1,4 +1,4 @@
-"""Hold a demo's table against what the demo promises: python scripts/check_demo.py FIRST.json [SECOND.json]
+"""Hold a demo's table against what the demo promises: python scripts/check_demo.py FIRST.json SECOND.json
 
 Prints what does not hold and exits with 1. Two tables of the same machine have to agree to 0.1.
 """

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import importlib.util
 import json
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 
-from maskclip import Vocabulary
+from maskclip import Vocabulary, results
 from maskclip.files import write_json
 from maskclip.metrics import scores
 from maskclip.pictures import colourise, legend, overlay, sheet, stack
@@ -45,7 +49,33 @@ def test_json_replaces_the_whole_file_or_nothing(tmp_path: Path) -> None:
 
 
 def test_versions_name_what_numbers_depend_on() -> None:
-    assert {"python", "torch", "open_clip_torch"} <= set(versions())
+    assert {"python", "torch", "open_clip_torch", "maskclip"} <= set(versions())
+
+
+def git(folder: Path, *arguments: str) -> str:
+    call = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b.c", *arguments]
+    return subprocess.run(call, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.mark.parametrize("place", ["venv/lib/python3/site-packages/maskclip", "src/maskclip"])
+def test_the_commit_is_never_that_of_another_repository(tmp_path: Path, place: str) -> None:
+    """A copy of the package in somebody's repository, ignored there or part of it."""
+    (tmp_path / place).mkdir(parents=True)
+    copy = Path(shutil.copy(results.__file__, tmp_path / place))
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-q", "-m", "another project")
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "other"\n')
+    spec = importlib.util.spec_from_file_location("copied_results", copy)
+    assert spec is not None and spec.loader is not None
+    copied = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(copied)
+    assert copied.PROJECT.is_relative_to(tmp_path) and copied.commit() is None
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a checkout")
+def test_the_commit_is_that_of_this_checkout() -> None:
+    assert (results.commit() or "").removesuffix("-dirty") == git(ROOT, "rev-parse", "HEAD")
 
 
 def test_pictures() -> None:

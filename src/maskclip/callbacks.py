@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import resource
+import math
+import re
 import sys
 import time
 from pathlib import Path
@@ -96,10 +97,15 @@ class Pace(Callback):
 
 
 def peak_memory(device: torch.device) -> float:
-    """The most memory in GB that this process has held so far: torch's on a GPU, else all of the process."""
+    """The most memory in GB that this process has held so far: torch's on a GPU, else all of the process.
+
+    NaN for processes of systems other than Linux: Python has no portable call for it.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1024 if sys.platform == "linux" else 1) / 1e9
+    status = Path("/proc/self/status")
+    found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
+    return int(found[1]) * 1024 / 1e9 if found else math.nan
 
 
 class LabelPictures(Callback):

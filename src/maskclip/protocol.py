@@ -58,7 +58,9 @@ class Protocol:
     def __post_init__(self) -> None:
         if self.scales is not None:
             if isinstance(self.scales, (str, int)) or not self.scales:
-                raise InputError(f"protocol.scales={self.scales!r}: give a list of short sides, such as [224,336,520], or null for one")
+                raise InputError(
+                    f"protocol.scales={self.scales!r}: give a list of short sides, such as 'protocol.scales=[224,336,520]', or null for one"
+                )
             object.__setattr__(self, "scales", tuple(self.scales))  # a list of a config or a checkpoint, too
             if self.short_side is not None:
                 raise InputError(f"protocol.scales={list(self.scales)} and protocol.short_side={self.short_side}: give one of the two")

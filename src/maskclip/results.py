@@ -16,7 +16,7 @@ import torch
 from maskclip.metrics import Scores
 from maskclip.vocabulary import Vocabulary
 
-PACKAGES = ("torch", "open_clip_torch", "pytorch-lightning", "torchmetrics", "segmentation-models-pytorch", "timm", "numpy")
+PACKAGES = ("maskclip", "torch", "open_clip_torch", "pytorch-lightning", "torchmetrics", "segmentation-models-pytorch", "timm", "numpy")
 PROJECT = Path(__file__).resolve().parents[2]
 COLUMNS = {"miou": "mIoU", "seen": "seen", "unseen": "unseen", "harmonic": "harmonic", "pixel_accuracy": "pixel acc"}
 
@@ -40,9 +40,15 @@ def score_entries(result: Scores, vocabulary: Vocabulary) -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The git commit of the project, with "-dirty" if files differ from it; None outside a checkout."""
+    """The git commit of this project, with "-dirty" if files differ from it; None outside a checkout of it.
+
+    A copy that is installed inside another repository has no commit: git would report that of the other one.
+    """
     try:
         git = ["git", "-C", str(PROJECT)]
+        top = subprocess.run([*git, "rev-parse", "--show-toplevel"], capture_output=True, text=True, check=True).stdout.strip()
+        if Path(top).resolve() != PROJECT or 'name = "maskclip"' not in (PROJECT / "pyproject.toml").read_text(encoding="utf-8"):
+            return None
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
         changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):

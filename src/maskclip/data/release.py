@@ -105,8 +105,11 @@ def one_sentence(main: Callable[[], None]) -> None:
 
 
 def classes(name: str) -> Vocabulary:
-    """The vocabulary conf/classes/`name`.yaml."""
-    return Vocabulary(**yaml.safe_load((PROJECT / "conf" / "classes" / f"{name}.yaml").read_text(encoding="utf-8")))
+    """The vocabulary conf/classes/`name`.yaml. Raises `InputError` if there is no such file, as in an installed package."""
+    path = PROJECT / "conf" / "classes" / f"{name}.yaml"
+    if not path.is_file():
+        raise InputError(f"no {path}: the class names are read from there; run the script in a checkout of the project")
+    return Vocabulary(**yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 def obtain(releases: Sequence[Release], root: Path, source: Path | None, verify: bool = True) -> None:

@@ -50,6 +50,20 @@ class NumberedDraws(Sampler[Draw]):
         """The index of the image of draw `number`."""
         epoch, position = divmod(number, self.size)
         if getattr(self, "_epoch", None) != epoch:
-            generator = torch.Generator().manual_seed(hash((self.seed, epoch)) % 2**63)
+            generator = torch.Generator().manual_seed(mixed_seed(self.seed, epoch))
             self._epoch, self._order = epoch, torch.randperm(self.size, generator=generator).tolist()
         return self._order[position]
+
+
+def mixed_seed(seed: int, epoch: int) -> int:
+    """A seed of 63 bits for one epoch of a run, from two numbers that are not negative.
+
+    xxHash64 of both, in the variant that CPython 3.8 and newer use for tuples. It is spelt out because Python does not
+    promise the value of `hash((seed, epoch))`, and another order of the draws would change every trained student.
+    """
+    bits, accumulated = 2**64 - 1, 2870177450012600261
+    for number in (seed, epoch):
+        accumulated = (accumulated + number % (2**61 - 1) * 14029467366897019727) & bits
+        accumulated = (accumulated << 31 | accumulated >> 33) & bits
+        accumulated = accumulated * 11400714785074694791 & bits
+    return (accumulated + (2 ^ 2870177450012600261 ^ 3527539)) % 2**63

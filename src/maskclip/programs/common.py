@@ -21,6 +21,7 @@ import torch
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -30,7 +31,7 @@ from torch.distributed.constants import default_pg_timeout
 
 from maskclip.checks import is_count
 from maskclip.errors import InputError
-from maskclip.files import is_full
+from maskclip.files import is_full, replacing, writing
 from maskclip.programs import ranks
 from maskclip.results import PROJECT
 from maskclip.vocabulary import read_words
@@ -62,6 +63,37 @@ def options(*, _root_: DictConfig) -> str:
 
 
 OmegaConf.register_new_resolver("options", options, replace=True)
+
+
+def run_folder(default: str, *, _root_: DictConfig) -> str:
+    """Hydra's folder of a run: `default`, or the working directory where `output=...` names the only place that is written to."""
+    return "." if "output" in _root_ and not OmegaConf.is_interpolation(_root_, "output") else default
+
+
+OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
+
+
+class RunFolder(Callback):
+    """Ends a program with a sentence where Hydra could not write its files to the run's folder."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        self.check(Path(config.hydra.run.dir), config.hydra.output_subdir is not None)
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        self.check(Path(config.hydra.sweep.dir), True)
+
+    def check(self, folder: Path, written: bool) -> None:
+        """Create the folder and, if Hydra is going to write there, see that the disk takes a file."""
+        try:
+            with writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+            if written:
+                with replacing(folder / ".room") as room:
+                    room.write_bytes(bytes(1 << 16))
+                (folder / ".room").unlink()
+        except InputError as error:
+            print(f"error: {error}; another place is chosen by paths.outputs=/path/to/folder", file=sys.stderr)
+            sys.exit(2)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -217,4 +249,4 @@ def _check_devices(devices: Any, nodes: Any) -> None:
     numbers = isinstance(devices, list) and devices and all(is_count(number, least=0) for number in devices)
     text = isinstance(devices, str) and re.fullmatch(r"auto|-1|\d+(,\d+)*,?", devices)
     if not (numbers or text or devices == -1 or is_count(devices)):
-        raise InputError(f"trainer.devices={devices}: give how many, at least 1, a list of their numbers such as [0,2], or auto for all")
+        raise InputError(f"trainer.devices={devices}: give a number of at least 1, a list such as 'trainer.devices=[0,2]', or auto for all")

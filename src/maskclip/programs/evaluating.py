@@ -17,7 +17,7 @@ from maskclip.acceleration import accelerate
 from maskclip.callbacks import SavePictures, StepProgressBar
 from maskclip.data.datamodule import SegmentationData
 from maskclip.errors import InputError
-from maskclip.files import write_json
+from maskclip.files import json_text, replacing
 from maskclip.inference import Segmenter
 from maskclip.metrics import scores
 from maskclip.programs.common import Card, build, build_trainer, plain, words_of, words_table
@@ -90,9 +90,10 @@ def evaluate_model(cfg: DictConfig, model: Segmenter, data: SegmentationData, ou
         **more,
     }
     if trainer.is_global_zero:
-        output.mkdir(parents=True, exist_ok=True)
-        np.save(output / "confusion.npy", task.counts.numpy())
-        write_json(output / "results.json", card)
+        with replacing(output / "confusion.npy") as counts, replacing(output / "results.json") as described:
+            with counts.open("wb") as stream:
+                np.save(stream, task.counts.numpy())
+            described.write_text(json_text(card), encoding="utf-8")
     return card
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from inspect import signature
+from math import isnan
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -14,6 +15,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from maskclip.callbacks import AtomicCheckpoints, Pace
 from maskclip.data.datamodule import SegmentationData
 from maskclip.errors import InputError
+from maskclip.files import remove_stale
 from maskclip.models.student import Student, load_student
 from maskclip.programs.common import Card, build, build_trainer, plain, words_of
 from maskclip.programs.evaluating import evaluate_model, report
@@ -77,6 +79,8 @@ def train_student(cfg: DictConfig, output: Path) -> tuple[Card | None, Student]:
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
     with run_logger(cfg) as logger:
         trainer = build_trainer(cfg, callbacks=callbacks, logger=logger or False, plugins=[AtomicCheckpoints()])
+        if trainer.is_global_zero:
+            remove_stale(output / "checkpoints")
         trainer.fit(task, data, ckpt_path=resume)
         trainer.save_checkpoint(output / "checkpoints" / "last.ckpt")
         student = task.student.eval()
@@ -92,7 +96,11 @@ def account(trainer: pl.Trainer) -> Card:
     card: Card = {"steps": trainer.global_step, "processes": trainer.world_size, "precision": trainer.precision}
     for pace in (callback for callback in trainer.callbacks if isinstance(callback, Pace)):  # type: ignore[attr-defined]
         rate = pace.images / pace.seconds if pace.seconds else 0.0
-        card |= {"seconds": round(pace.seconds, 2), "images_per_second": round(rate, 3), "peak_memory_gb": round(pace.peak, 3)}
+        card |= {
+            "seconds": round(pace.seconds, 2),
+            "images_per_second": round(rate, 3),
+            "peak_memory_gb": None if isnan(pace.peak) else round(pace.peak, 3),
+        }
     return card
 
 

@@ -1,0 +1,60 @@
+"""Where programs write: with output=... nowhere else, and a folder that cannot be written is one sentence."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from full_disk import limit_files
+from test_programs import SMALL_PICTURES, SMALL_STUDENT, call, command, draw_photos, environment, expect_one_sentence
+
+
+def run(tmp_path: Path, program: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """A run in a checkout whose outputs/ cannot be written, from an empty working directory."""
+    (tmp_path / "outputs").touch()
+    (tmp_path / "work").mkdir(exist_ok=True)
+    line = command(program, f"paths.outputs={tmp_path}/outputs", *overrides)
+    return subprocess.run(line, capture_output=True, text=True, cwd=tmp_path / "work", env=environment(tmp_path), timeout=300)
+
+
+@pytest.mark.slow
+def test_segment_and_embed_need_no_other_place_than_their_output(tmp_path: Path) -> None:
+    draw_photos(tmp_path / "photos", 2)
+    segmented = run(tmp_path, "segment", *SMALL_PICTURES, f"input={tmp_path}/photos", f"output={tmp_path}/s")
+    assert segmented.returncode == 0 and len(list((tmp_path / "s" / "masks").iterdir())) == 2, segmented.stderr
+    embedded = run(tmp_path, "embed", "model=maskclip_textures", "classes=textures", f"output={tmp_path}/words.safetensors")
+    assert embedded.returncode == 0 and (tmp_path / "words.safetensors").is_file(), embedded.stderr
+    assert list((tmp_path / "work").iterdir()) == []
+    assert not list((tmp_path / "s").rglob("*.log")) and not (tmp_path / "s" / ".hydra").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", ["segment", "eval", "train"])
+@pytest.mark.parametrize("mode", [(), ("-m",)])
+def test_an_outputs_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path, program: str, mode: tuple[str, ...]) -> None:
+    expect_one_sentence(run(tmp_path, program, *mode), "cannot write", f"{tmp_path}/outputs", "paths.outputs=")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", ["train", "export", "embed"])
+def test_a_full_disk_is_one_sentence_and_leaves_no_half_file(tmp_path: Path, textures_root: Path, program: str) -> None:
+    """No file may be longer than 8 kB in the run. Hydra's files are written where there is room."""
+    settings = (*SMALL_STUDENT, f"data.root={textures_root}", "trainer.max_steps=1", "trainer.val_check_interval=1")
+    if program == "export":
+        assert call(tmp_path, "train", *settings).returncode == 0
+    lines = {
+        "train": (*settings, "hydra.output_subdir=null", f"hydra.run.dir={tmp_path}/new"),
+        "export": (f"checkpoint={tmp_path}/out/checkpoints/last.ckpt", f"output={tmp_path}/new"),
+        "embed": (
+            "model=maskclip_textures",
+            "classes=context59",
+            "model.templates=simple",
+            "model.cache=null",
+            f"output={tmp_path}/new/words.safetensors",
+        ),
+    }
+    line, options = command(program, *lines[program]), {"cwd": tmp_path, "env": environment(tmp_path), "timeout": 300}
+    result = subprocess.run(line, capture_output=True, text=True, preexec_fn=limit_files, **options)
+    expect_one_sentence(result, f"cannot write {tmp_path}/new/", "File too large")
+    assert [path for path in (tmp_path / "new").rglob("*") if path.name.endswith((".partial", ".ckpt", ".safetensors"))] == []
