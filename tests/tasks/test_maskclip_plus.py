@@ -130,7 +130,7 @@ def test_the_truth_is_for_the_log_alone(tiny: MaskCLIP, textures_root: Path, tmp
     """The same weights to the bit with and without it; what is logged is the IoU of the labels with it, counted by hand."""
     weights, qualities = [], []
     for truth in (True, False):
-        task, data = make_task(tiny, guided=1), make_data(textures_root, tiny.vocabulary, "seen", truth=truth)
+        task, data = make_task(tiny, guided=0.5), make_data(textures_root, tiny.vocabulary, "seen", truth=truth)
         trainer = make_trainer(tmp_path, 2)
         trainer.fit(task, data)
         weights.append(task.student.state_dict())
@@ -353,7 +353,24 @@ class StopAt(pl.Callback):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"optimizer": "lamb"}, "choose sgd or adamw"), ({"guided": 1.5}, "task.guided=1.5")],
+    [
+        ({"optimizer": "lamb"}, "sgd or adamw"),
+        *(({"guided": value}, f"task.guided={value}: give") for value in (1.5, 1, True, "1.0", -2, float("nan"), 4000.0)),
+        *(({"lr": value}, f"task.lr={value}: give") for value in (0, -1, True, "0.1", float("inf"), float("nan"))),
+        ({"lr": 1e-5}, r"task.min_lr=0.0001: give a number from 0 to task.lr=1e-05"),
+        ({"flip": 1}, "task.flip=1: give true or false"),
+        *(({"confidence": value}, "task.confidence=.*: give a cosine") for value in (True, "0.1", 30, float("nan"))),
+        *(({"distillation": value}, "task.distillation=.*: give a number") for value in (True, -1, "1", float("nan"))),
+        *(({"momentum": value}, "task.momentum=.*: give a number") for value in (True, 1.0, -0.1, "0.9")),
+        ({"momentum": 0.9, "optimizer": "adamw"}, "task.momentum=0.9: give null: task.optimizer=adamw has no momentum"),
+        *(({key: value}, f"task.{key}=.*: give a number") for key in ("weight_decay", "power") for value in (True, -1, float("inf"))),
+        ({"mean_over": True}, "valid or all"),
+        *(
+            ({"guided": off, **given}, r"with task.guided=0 the teacher labels nothing")
+            for off in (0, 0.0)
+            for given in ({"flip": True}, {"confidence": 0.1}, {"distillation": 1.0})
+        ),
+    ],
 )
 def test_bad_settings(tiny: MaskCLIP, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
