@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.utilities import rank_zero_only
@@ -14,12 +13,11 @@ from pytorch_lightning.utilities import rank_zero_only
 from maskclip.callbacks import AtomicCheckpoints, Pace
 from maskclip.checks import is_count, is_number, require
 from maskclip.data.datamodule import SegmentationData
-from maskclip.errors import InputError
 from maskclip.models.student import Student, load_student
 from maskclip.programs.common import Card, build, build_trainer, check_run, plain, words_of
 from maskclip.programs.evaluating import evaluate_model, report
 from maskclip.programs.logs import log_scores, run_logger
-from maskclip.protocol import Protocol
+from maskclip.programs.resuming import check_resumable, checkpoint_to_resume, image_list, write_image_list
 from maskclip.vocabulary import Vocabulary
 
 
@@ -73,8 +71,8 @@ def train_student(cfg: DictConfig, output: Path) -> tuple[Card | None, Student]:
     words = words_of(cfg.classes)
     vocabulary = Vocabulary(**words)
     data: SegmentationData = build(cfg.data, classes=vocabulary)
-    for split in ("train", "val"):
-        data.dataset(split)
+    names = data.dataset("train").names
+    data.dataset("val")
     resume = checkpoint_to_resume(cfg.resume)
     teacher = build(cfg.teacher, classes=vocabulary)
     task = build(
@@ -88,6 +86,9 @@ def train_student(cfg: DictConfig, output: Path) -> tuple[Card | None, Student]:
             "batch_size": data.batch_size,
             "seed": data.seed,
             "max_steps": cfg.trainer.max_steps,
+            "images": image_list(names),
+            **{key: data.files[key] for key in ("reduce_zero_label", "ignore") if key in data.files},  # what labels mean
+            "teacher": teacher_settings(cfg, teacher),
         },
         provenance={"method": cfg.method, "labels": data.labels, "teacher": {"method": teacher.method, **teacher.provenance}},
     )
@@ -95,10 +96,11 @@ def train_student(cfg: DictConfig, output: Path) -> tuple[Card | None, Student]:
     if cfg.compile:
         task.student.network.compile()  # in place: checkpoints keep their names
     if resume:
-        check_resumable(task, resume)
+        check_resumable(task, resume, names)
     callbacks = [build(c) for c in cfg.callbacks.values() if c is not None]
     if not cfg.trainer.enable_progress_bar:
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
+    write_image_list(output / "checkpoints", names)
     with run_logger(cfg) as logger:
         trainer = build_trainer(cfg, callbacks=callbacks, logger=logger or False, plugins=[AtomicCheckpoints()])
         trainer.fit(task, data, ckpt_path=resume)
@@ -111,6 +113,13 @@ def train_student(cfg: DictConfig, output: Path) -> tuple[Card | None, Student]:
         return card, student
 
 
+def teacher_settings(cfg: DictConfig, teacher: Any) -> Card:
+    """The settings of the teacher on which pseudo labels depend, with fingerprints for the files it was read from."""
+    places = ("_target_", "pretrained", "text_embeddings", "cache")
+    prints = {"weights_sha256": teacher.weights_sha256, "text_sha256": teacher.provenance.get("text_sha256")}
+    return {**{key: value for key, value in plain(cfg.teacher).items() if key not in places}, **prints}
+
+
 def account(trainer: pl.Trainer) -> Card:
     """What a finished training took: optimiser steps, images a second and the peak of memory, for the result card."""
     card: Card = {"steps": trainer.global_step, "processes": trainer.world_size, "precision": trainer.precision}
@@ -118,35 +127,6 @@ def account(trainer: pl.Trainer) -> Card:
         rate = pace.images / pace.seconds if pace.seconds else 0.0
         card |= {"seconds": round(pace.seconds, 2), "images_per_second": round(rate, 3), "peak_memory_gb": round(pace.peak, 3)}
     return card
-
-
-def checkpoint_to_resume(resume: str | None) -> str | None:
-    """The checkpoint of a run folder or the file itself."""
-    if resume is None:
-        return None
-    path = Path(resume)
-    path = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
-    if not path.is_file():
-        raise InputError(f"nothing to resume: no checkpoint {path} (resume)")
-    return str(path)
-
-
-def check_resumable(task: pl.LightningModule, checkpoint: str) -> None:
-    """Raise `InputError` if the checkpoint is of another student, other classes, other draws or another schedule."""
-    try:
-        stored = torch.load(checkpoint, map_location="cpu", weights_only=True)["hyper_parameters"]
-    except Exception as cause:
-        raise InputError(f"{checkpoint} is not a checkpoint of src/train.py ({type(cause).__name__})") from cause
-    mine = dict(task.hparams)
-    defaults = {name: parameter.default for name, parameter in signature(type(task)).parameters.items()}  # of keys that came later
-    differ = [key for key, value in mine.items() if key not in ("provenance", "protocol") and stored.get(key, defaults[key]) != value]
-    if Protocol(**stored.get("protocol", {})) != Protocol(**mine["protocol"]):  # older checkpoints have fewer fields
-        differ.append("protocol")
-    if differ:
-        raise InputError(
-            f"{checkpoint} was trained with other settings ({', '.join(differ)}); "
-            "resume with the experiment and overrides of the run that wrote it"
-        )
 
 
 def export(cfg: DictConfig) -> None:

@@ -87,8 +87,7 @@ class MaskCLIPPlus(pl.LightningModule):
     @property
     def guided_steps(self) -> int:
         """The number of optimiser steps for which the teacher writes the pseudo labels."""
-        guided: int | float = self.hparams["guided"]
-        return round(guided * self.trainer.max_steps) if isinstance(guided, float) else guided
+        return steps_of(self.hparams["guided"], self.trainer.max_steps)
 
     @property
     def is_guided(self) -> bool:
@@ -104,6 +103,12 @@ class MaskCLIPPlus(pl.LightningModule):
             raise InputError("the guided phase needs a teacher: attach_teacher was not called")
         for teacher in self._teacher:
             teacher.to(self.device)
+
+    def on_train_start(self) -> None:
+        """Set the learning rate of the schedule: that of a checkpoint is of a shorter run if the run was prolonged."""
+        optimizer, schedule = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
+        for group, base, factor in zip(optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):  # type: ignore[union-attr]
+            group["lr"] = base * factor(schedule.last_epoch)  # type: ignore[union-attr]
 
     def training_step(self, batch: Sample, _: int) -> dict[str, Tensor]:
         """The loss, with the labels (B, H, W) that it was taken against and the student's logits (B, C, H, W)."""
@@ -218,6 +223,11 @@ class MaskCLIPPlus(pl.LightningModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def steps_of(guided: int | float, max_steps: int) -> int:
+    """The number of guided steps of a run: a float is a fraction of it."""
+    return round(guided * max_steps) if isinstance(guided, float) else guided
 
 
 def _check_settings(h: Mapping[str, Any]) -> None:
