@@ -72,5 +72,5 @@ def test_the_progress_bar_names_the_phase(tiny: MaskCLIP, textures_root: Path, t
     bar = Bar()
     bar._refresh_rate = 1  # as on a terminal
     trainer = make_trainer(tmp_path, 2, callbacks=[bar], progress=True)
-    trainer.fit(make_task(tiny, guided=1), make_data(textures_root, tiny.vocabulary, "seen"))
+    trainer.fit(make_task(tiny, guided=0.5), make_data(textures_root, tiny.vocabulary, "seen"))
     assert said == ["guided", "self-training"]

@@ -163,7 +163,7 @@ def test_the_schedules_of_the_paper(name: str, compose_cfg: Callable[..., DictCo
     cfg = compose_cfg("train", *overrides_for(f"experiment={name}"))
     said = (cfg.data.name, cfg.trainer.max_steps, cfg.task.guided, cfg.data.labels, cfg.student.arch)
     assert said == PUBLISHED[name]
-    assert (cfg.task.optimizer, cfg.task.momentum, cfg.task.power, cfg.task.min_lr) == ("sgd", 0.9, 0.9, 1e-4)
+    assert (cfg.task.optimizer, cfg.task.momentum, cfg.task.power, cfg.task.min_lr) == ("sgd", None, 0.9, 1e-4)
     assert (cfg.task.lr, cfg.task.weight_decay) == ((0.004, 1e-4) if name == "context_zero_shot" else (0.01, 5e-4))
     assert cfg.data.batch_size == 16 and cfg.student.encoder == "tu-resnet101c"
 

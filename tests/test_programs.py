@@ -376,8 +376,8 @@ def test_a_multirun_names_what_is_missing_and_runs_the_rest(tmp_path: Path, text
 def test_resuming_with_other_settings_is_refused(tmp_path: Path, textures_root: Path) -> None:
     settings = (*SMALL_STUDENT, f"data.root={textures_root}", "trainer.max_steps=1")
     assert call(tmp_path, "train", *settings).returncode == 0
-    expect_one_sentence(call(tmp_path, "train", *settings, f"resume={tmp_path}/out", "task.lr=1"), "other settings (lr)")
-    expect_one_sentence(call(tmp_path, "train", *settings, f"resume={tmp_path}/out", "seed=1"), "other settings (run)")
+    expect_one_sentence(call(tmp_path, "train", *settings, f"resume={tmp_path}/out", "task.lr=1"), "task.lr was 0.002, is 1")
+    expect_one_sentence(call(tmp_path, "train", *settings, f"resume={tmp_path}/out", "seed=1"), "data.seed was 0, is 1")
 
 
 def test_without_data_one_sentence(tmp_path: Path) -> None:

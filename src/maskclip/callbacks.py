@@ -19,6 +19,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from tqdm import tqdm
 
+from maskclip.checks import is_count, require
 from maskclip.data.images import write_atomically
 from maskclip.data.samplers import EveryNth
 from maskclip.files import replacing
@@ -115,6 +116,10 @@ class LabelPictures(Callback):
     """
 
     def __init__(self, folder: str | Path, every_n_train_steps: int = 1000, count: int = 4) -> None:
+        require(
+            is_count(every_n_train_steps), "callbacks.pictures.every_n_train_steps", every_n_train_steps, "a number of steps, at least 1"
+        )
+        require(is_count(count), "callbacks.pictures.count", count, "a number of images, at least 1")
         self.folder, self.every, self.count = Path(folder), every_n_train_steps, count
         self._done = 0
 

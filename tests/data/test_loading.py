@@ -92,7 +92,7 @@ def test_bad_settings(textures_root: Path, texture_classes: Vocabulary) -> None:
         module(textures_root, texture_classes, masks=None)
     with pytest.raises(InputError, match="BatchNorm needs two"):
         module(textures_root, texture_classes, batch_size=1).train_dataloader()
-    with pytest.raises(InputError, match=r"data.augmentation: crop=0"):
+    with pytest.raises(InputError, match=r"data.augmentation.crop=0"):
         TrainTransform(0)
     with pytest.raises(InputError, match=r"data.corruption='fog'"):
         module(textures_root, texture_classes, corruption="fog").val_dataloader()

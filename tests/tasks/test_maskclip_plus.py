@@ -14,7 +14,7 @@ import torch
 from maskclip import InputError, MaskCLIP, Student, Vocabulary, load_student
 from maskclip.data.datamodule import SegmentationData
 from maskclip.functional import UNLABELLED, resize, upsample_logits
-from maskclip.programs.training import check_resumable
+from maskclip.programs.resuming import check_resumable, image_list, write_image_list
 from maskclip.tasks import MaskCLIPPlus
 
 NETWORK: dict[str, Any] = {"encoder": "resnet18", "weights": None, "decoder_channels": 16, "encoder_depth": 3, "decoder_aspp_dropout": 0.0}
@@ -130,7 +130,7 @@ def test_the_truth_is_for_the_log_alone(tiny: MaskCLIP, textures_root: Path, tmp
     """The same weights to the bit with and without it; what is logged is the IoU of the labels with it, counted by hand."""
     weights, qualities = [], []
     for truth in (True, False):
-        task, data = make_task(tiny, guided=1), make_data(textures_root, tiny.vocabulary, "seen", truth=truth)
+        task, data = make_task(tiny, guided=0.5), make_data(textures_root, tiny.vocabulary, "seen", truth=truth)
         trainer = make_trainer(tmp_path, 2)
         trainer.fit(task, data)
         weights.append(task.student.state_dict())
@@ -336,7 +336,7 @@ def test_a_checkpoint_from_before_an_option_resumes_with_its_default(tiny: MaskC
     stored = {key: value for key, value in make_task(tiny).hparams.items() if key != "flip"}
     torch.save({"hyper_parameters": stored}, tmp_path / "old.ckpt")
     check_resumable(make_task(tiny), str(tmp_path / "old.ckpt"))
-    with pytest.raises(InputError, match=r"other settings \(flip\)"):
+    with pytest.raises(InputError, match=r"other settings \(task.flip was false, is true\)"):
         check_resumable(make_task(tiny, flip=True), str(tmp_path / "old.ckpt"))
 
 
@@ -345,8 +345,111 @@ def test_another_protocol_is_refused_with_both_values_and_another_batch_is_not(t
     for name, protocol in {"windows": {"window": 64, "stride": 32}, "batch": {"batch": 2}}.items():
         torch.save({"hyper_parameters": {**task.hparams, "protocol": protocol}}, tmp_path / f"{name}.ckpt")
     check_resumable(task, str(tmp_path / "batch.ckpt"))
-    with pytest.raises(InputError, match=r"\(protocol.window was 64, is None, protocol.stride was 32, is None\)"):
+    with pytest.raises(InputError, match=r"\(protocol.window was 64, is null; protocol.stride was 32, is null\)"):
         check_resumable(task, str(tmp_path / "windows.ckpt"))
+
+
+def write_checkpoint(path: Path, task: MaskCLIPPlus, step: int = 0) -> str:
+    torch.save({"hyper_parameters": dict(task.hparams), "global_step": step}, path)
+    return str(path)
+
+
+def test_every_setting_that_differs_is_named_with_both_values(tiny: MaskCLIP, tmp_path: Path) -> None:
+    def run(seed: int, most: float, strategy: str) -> dict[str, Any]:
+        teacher = {"strategy": strategy, "key_smoothing": None}
+        return {"data": "a", "seed": seed, "max_steps": 8, "augmentation": {"most": most}, "teacher": teacher}
+
+    checkpoint = write_checkpoint(tmp_path / "a.ckpt", make_task(tiny, run=run(0, 0.75, "maskclip"), lr=0.02))
+    check_resumable(make_task(tiny, run=run(0, 0.75, "maskclip"), lr=0.02), checkpoint)
+    with pytest.raises(InputError) as error:
+        check_resumable(make_task(tiny, run=run(1, 0.5, "naclip"), lr=0.01), checkpoint)
+    listed = [
+        "task.lr was 0.02, is 0.01",
+        "data.seed was 0, is 1",
+        "data.augmentation.most was 0.75, is 0.5",
+        "teacher.strategy was maskclip, is naclip",
+    ]
+    assert f"({'; '.join(listed)})" in str(error.value)
+
+
+def test_a_checkpoint_is_checked_without_reading_its_tensors(tiny: MaskCLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mapped = []
+    load = torch.load
+    monkeypatch.setattr(torch, "load", lambda *given, **options: (mapped.append(options["mmap"]), load(*given, **options))[1])
+    check_resumable(make_task(tiny), write_checkpoint(tmp_path / "a.ckpt", make_task(tiny)))
+    assert mapped == [True]
+
+
+@pytest.mark.parametrize(
+    ("now", "message"),
+    [
+        (
+            ["b", "c", "d", "e", "f", "g", "h", "i", "j", "k"],
+            "10 images, now there are 10 .missing: a; new: k.*restore the training images",
+        ),
+        (["a", "b"], "10 images, now there are 2 .missing: c, d, e, f, g and 3 more."),
+        (list("jihgfedcba"), "the same names in another order"),
+    ],
+)
+def test_a_run_does_not_go_on_with_other_images(tiny: MaskCLIP, tmp_path: Path, now: list[str], message: str) -> None:
+    before = list("abcdefghij")
+    checkpoint = write_checkpoint(tmp_path / "a.ckpt", make_task(tiny, run={"images": image_list(before)}))
+    write_image_list(tmp_path, before)
+    check_resumable(make_task(tiny, run={"images": image_list(before)}), checkpoint, before)
+    with pytest.raises(InputError, match=message):
+        check_resumable(make_task(tiny, run={"images": image_list(now)}), checkpoint, now)
+    write_image_list(tmp_path, ["x"])  # of another run
+    with pytest.raises(InputError, match=rf"10 images, now there are {len(now)} .with other names"):
+        check_resumable(make_task(tiny, run={"images": image_list(now)}), checkpoint, now)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "step", "message"),
+    [
+        ((4, 1.0), (8, 1.0), 4, None),
+        ((10, 0.4), (20, 0.4), 3, None),
+        ((10, 4), (20, 4), 9, None),
+        ((10, 0.4), (20, 4), 9, None),
+        ((10, 0.4), (20, 0.4), 9, "the teacher labels 8 steps.*keep that with task.guided=4"),
+        ((10, 4), (20, 6), 2, "keep that with task.guided=4"),
+        ((10, 4), (10, 6), 2, "task.guided was 4, is 6"),
+        ((10, 1.0), (8, 1.0), 2, "trainer.max_steps was 10, is 8: a resumed run can be prolonged, not shortened"),
+    ],
+)
+def test_a_run_may_be_prolonged(
+    tiny: MaskCLIP,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    old: tuple[int, float],
+    new: tuple[int, float],
+    step: int,
+    message: str | None,
+) -> None:
+    before, now = (make_task(tiny, guided=guided, run={"max_steps": steps}) for steps, guided in (old, new))
+    checkpoint = write_checkpoint(tmp_path / "a.ckpt", before, step)
+    if message is None:
+        check_resumable(now, checkpoint)
+        assert f"Resuming at step {step} with trainer.max_steps={new[0]} (was {old[0]})" in capsys.readouterr().out
+    else:
+        with pytest.raises(InputError, match=message):
+            check_resumable(now, checkpoint)
+
+
+def test_a_prolonged_run_follows_the_longer_schedule(tiny: MaskCLIP, textures_root: Path, tmp_path: Path) -> None:
+    """A finished run of 2 steps goes on to 5: from its third step on at the learning rates of a run of 5."""
+    rates: list[float] = []
+
+    class Rates(pl.Callback):
+        def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    first = make_trainer(tmp_path, 2)
+    first.fit(make_task(tiny), make_data(textures_root, tiny.vocabulary, "seen"))
+    first.save_checkpoint(tmp_path / "done.ckpt")
+    longer = make_trainer(tmp_path, 5, callbacks=[Rates()])
+    longer.fit(make_task(tiny), make_data(textures_root, tiny.vocabulary, "seen"), ckpt_path=tmp_path / "done.ckpt")
+    assert longer.global_step == 5
+    assert rates == [pytest.approx((0.01 - 1e-4) * (1 - step / 5) ** 0.9 + 1e-4) for step in (2, 3, 4)]
 
 
 class StopAt(pl.Callback):
@@ -362,7 +465,24 @@ class StopAt(pl.Callback):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"optimizer": "lamb"}, "choose sgd or adamw"), ({"guided": 1.5}, "task.guided=1.5")],
+    [
+        ({"optimizer": "lamb"}, "sgd or adamw"),
+        *(({"guided": value}, f"task.guided={value}: give") for value in (1.5, 1, True, "1.0", -2, float("nan"), 4000.0)),
+        *(({"lr": value}, f"task.lr={value}: give") for value in (0, -1, True, "0.1", float("inf"), float("nan"))),
+        ({"lr": 1e-5}, r"task.min_lr=0.0001: give a number from 0 to task.lr=1e-05"),
+        ({"flip": 1}, "task.flip=1: give true or false"),
+        *(({"confidence": value}, "task.confidence=.*: give a cosine") for value in (True, "0.1", 30, float("nan"))),
+        *(({"distillation": value}, "task.distillation=.*: give a number") for value in (True, -1, "1", float("nan"))),
+        *(({"momentum": value}, "task.momentum=.*: give a number") for value in (True, 1.0, -0.1, "0.9")),
+        ({"momentum": 0.9, "optimizer": "adamw"}, "task.momentum=0.9: give null: task.optimizer=adamw has no momentum"),
+        *(({key: value}, f"task.{key}=.*: give a number") for key in ("weight_decay", "power") for value in (True, -1, float("inf"))),
+        ({"mean_over": True}, "valid or all"),
+        *(
+            ({"guided": off, **given}, r"with task.guided=0 the teacher labels nothing")
+            for off in (0, 0.0)
+            for given in ({"flip": True}, {"confidence": 0.1}, {"distillation": 1.0})
+        ),
+    ],
 )
 def test_bad_settings(tiny: MaskCLIP, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):

@@ -12,6 +12,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
+from maskclip.checks import is_count, require
 from maskclip.data.dataset import Sample, SegmentationDataset
 from maskclip.data.images import broken_images
 from maskclip.data.samplers import EveryNth, NumberedDraws
@@ -64,6 +65,16 @@ class SegmentationData(pl.LightningDataModule):
         name: str = "",
     ) -> None:
         super().__init__()
+        for key, on in {"reduce_zero_label": reduce_zero_label, "truth": truth, "skip_broken": skip_broken}.items():
+            require(isinstance(on, bool), f"data.{key}", on, "true or false")
+        for key, number, least in (
+            ("batch_size", batch_size, 1),
+            ("eval_batch", eval_batch, 1),
+            ("num_workers", num_workers, 0),
+            ("seed", seed, 0),
+        ):
+            require(is_count(number, least), f"data.{key}", number, f"a whole number, at least {least}")
+        require(is_count(severity) and severity <= 5, "data.severity", severity, "a whole number from 1 to 5")
         self.vocabulary = Vocabulary.of(classes)
         self.name = name
         self.splits = {"train": train, "val": val, "test": test}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for a newer version on import
@@ -11,7 +12,7 @@ import albumentations as A
 import cv2
 import numpy as np
 
-from maskclip.errors import InputError
+from maskclip.checks import is_count, is_number, is_probability, require
 
 MEAN_COLOUR = (124, 116, 104)
 """What lies beyond the image: ImageNet's mean, which is zero once a network has normalised it."""
@@ -161,9 +162,20 @@ class TrainTransform:
         ignore_index: int = 255,
         seed: int = 0,
     ) -> None:
-        rows, columns = (crop, crop) if isinstance(crop, int) else crop
-        if min(rows, columns) < 1 or not 0 < scale[0] <= scale[1]:
-            raise InputError(f"data.augmentation: crop={crop} must be at least 1, and scale={list(scale)} a range such as [0.5, 2.0]")
+        sides = [crop, crop] if isinstance(crop, int) else crop
+        valid_crop = isinstance(sides, Sequence) and len(sides) == 2 and all(is_count(side) for side in sides)
+        valid_scale = len(scale) == 2 and all(is_number(ratio) for ratio in scale) and 0 < scale[0] <= scale[1]
+        for key, value, valid, expected in (
+            ("crop", crop, valid_crop, "pixels, at least 1, or height and width"),
+            ("short", short, short is None or is_count(short), "pixels, at least 1, or null"),
+            ("long", long, long is None or is_count(long), "pixels, at least 1, or null"),
+            ("scale", scale, valid_scale, "a range such as [0.5,2.0]"),
+            ("most", most, is_number(most) and most > 0, "a share above 0; 1 switches it off"),
+            ("flip", flip, is_probability(flip), "a probability from 0 to 1"),
+            ("colour", colour, isinstance(colour, bool), "true or false"),
+        ):
+            require(valid, f"data.augmentation.{key}", value, expected)
+        rows, columns = sides
         steps: list[A.BasicTransform] = [
             RandomRescale(short, long, (scale[0], scale[1])),
             VariedCrop((rows, columns), most, ignore_index),

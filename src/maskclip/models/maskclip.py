@@ -14,6 +14,7 @@ from open_clip.model import CLIP
 from PIL import Image
 from torch import Tensor
 
+from maskclip.checks import is_number, is_probability, require
 from maskclip.clip import STRATEGIES, DenseCLIP, Frozen, Proxy, load_clip, tiny
 from maskclip.clip.loading import cache_root, fingerprints, load_tokenizer
 from maskclip.errors import InputError
@@ -95,6 +96,12 @@ class MaskCLIP(Frozen):
         """
         vocabulary, sentences, habits = Vocabulary.of(classes), resolve_templates(templates), Released.of(released)
         check_thresholds(vocabulary, key_smoothing, prompt_denoising, background_threshold, habits)
+        require(
+            logit_scale is None or (is_number(logit_scale) and logit_scale > 0),
+            "model.logit_scale",
+            logit_scale,
+            "a number above 0, or null",
+        )
         if strategy not in STRATEGIES:
             raise InputError(f"unknown strategy {strategy!r}; choose one of {', '.join(STRATEGIES)}")
         proxy = proxy if STRATEGIES[strategy].needs_proxy else None
@@ -204,7 +211,7 @@ def check_thresholds(
     """Raise `InputError` if a threshold is no probability, or there is nothing that it could be compared with."""
     thresholds = {"key_smoothing": key_smoothing, "prompt_denoising": prompt_denoising, "background_threshold": background_threshold}
     for name, threshold in thresholds.items():
-        if threshold is not None and (not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1):
+        if threshold is not None and not is_probability(threshold):
             raise InputError(f"{name}={threshold} is not a probability between 0 and 1 (null switches it off)")
     if background_threshold is None:
         return

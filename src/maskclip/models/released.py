@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 
 from torch import nn
 
+from maskclip.checks import require
 from maskclip.errors import InputError
 
 
@@ -37,6 +38,10 @@ class Released:
     """The map of the padded image is stretched onto the image, not cut."""
     softmax: bool = False
     """A softmax over cosines before the argmax: rounding makes neighbours tie, and the first class wins ties."""
+
+    def __post_init__(self) -> None:
+        for name, on in asdict(self).items():
+            require(isinstance(on, bool), f"model.released.{name}", on, "true or false")
 
     @classmethod
     def of(cls, habits: Released | Mapping[str, bool] | None) -> Released:

@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from maskclip.checks import is_number, require
 from maskclip.errors import InputError
 from maskclip.files import json_text, replacing
 from maskclip.fingerprint import weights_sha256
@@ -59,6 +60,8 @@ class Student(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
+        require(isinstance(normalise, bool), "student.normalise", normalise, "true or false")
+        require(is_number(temperature) and temperature > 0, "student.temperature", temperature, "a number above 0")
         network = {"arch": arch, "encoder": encoder, **options}
         self.settings = {"embedding_dim": embedding_dim, "normalise": normalise, "temperature": temperature, **network}
         self.normalise, self.temperature = normalise, temperature

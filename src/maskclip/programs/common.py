@@ -29,7 +29,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.distributed.constants import default_pg_timeout
 
-from maskclip.checks import is_count
+from maskclip.checks import is_count, require
 from maskclip.errors import InputError
 from maskclip.files import is_full, replacing, writing
 from maskclip.programs import ranks
@@ -226,7 +226,7 @@ def build(node: Any, **objects: Any) -> Any:
 def build_trainer(cfg: DictConfig, patience: timedelta = default_pg_timeout, **options: Any) -> pl.Trainer:
     """The trainer of a config; over several processes, each waits for the others for so long.
 
-    With `sync_batchnorm` null, batch statistics are of all GPUs where there are several.
+    With `sync_batchnorm` null, batch statistics are synchronised over several GPUs, however they are asked for.
     Over several processes, buffers are not broadcast before each forward pass: in validation one process may have an
     image more than another and would wait for ever. The tasks share them when it matters.
     """
@@ -235,11 +235,24 @@ def build_trainer(cfg: DictConfig, patience: timedelta = default_pg_timeout, **o
     devices = settings["devices"]
     _check_devices(devices, settings["num_nodes"])
     several = settings["num_nodes"] > 1 or (len(devices) > 1 if isinstance(devices, list) else devices not in (1, "1"))
+    require(settings["strategy"] in ("auto", "ddp"), "trainer.strategy", settings["strategy"], "auto or ddp")
+    require(settings["sync_batchnorm"] in (True, False, None), "trainer.sync_batchnorm", settings["sync_batchnorm"], "true, false or null")
     if settings["sync_batchnorm"] is None:
         settings["sync_batchnorm"] = several and settings["accelerator"] != "cpu" and torch.cuda.is_available()
     if settings["strategy"] == "ddp" or (settings["strategy"] == "auto" and several):
         options["strategy"] = DDPStrategy(broadcast_buffers=False, timeout=patience)
     return build({k: v for k, v in settings.items() if k not in options}, **options)
+
+
+def check_precision(cfg: DictConfig) -> None:
+    """Raise `InputError` if a program that does not train is given a precision for the trainer, which has no effect."""
+    require(cfg.trainer.precision == "32-true", "trainer.precision", cfg.trainer.precision, "protocol.precision=bf16 or fp16 instead")
+
+
+def check_run(cfg: DictConfig) -> None:
+    """Raise `InputError` for an invalid seed or number of pictures of a run."""
+    require(is_count(cfg.seed, least=0), "seed", cfg.seed, "a whole number, at least 0")
+    require(is_count(cfg.pictures, least=0), "pictures", cfg.pictures, "a whole number, at least 0")
 
 
 def _check_devices(devices: Any, nodes: Any) -> None:

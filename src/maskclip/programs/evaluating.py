@@ -20,7 +20,7 @@ from maskclip.errors import InputError
 from maskclip.files import json_text, replacing
 from maskclip.inference import Segmenter
 from maskclip.metrics import scores
-from maskclip.programs.common import Card, build, build_trainer, plain, words_of, words_table
+from maskclip.programs.common import Card, build, build_trainer, check_precision, check_run, plain, words_of, words_table
 from maskclip.programs.logs import log_scores, run_logger
 from maskclip.protocol import Protocol
 from maskclip.results import class_table, commit, device_name, score_entries, table, versions
@@ -38,6 +38,8 @@ LABELS = {
 
 def evaluate(cfg: DictConfig) -> float:
     """`src/eval.py`: evaluate a model on a data set, print the table, write the card. Returns the mIoU in percent."""
+    check_precision(cfg)
+    check_run(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     vocabulary = Vocabulary(**words_of(cfg))
     data: SegmentationData = build(cfg.data, classes=vocabulary)
@@ -63,7 +65,7 @@ def evaluate_model(cfg: DictConfig, model: Segmenter, data: SegmentationData, ou
     callbacks: list[pl.Callback] = [StepProgressBar()] if cfg.trainer.enable_progress_bar else []
     if cfg.pictures:
         callbacks.append(SavePictures(output / "pictures", data.vocabulary, cfg.pictures))
-    trainer = build_trainer(cfg, callbacks=callbacks, logger=False, enable_checkpointing=False)
+    trainer = build_trainer(cfg, callbacks=callbacks, logger=False, enable_checkpointing=False, precision="32-true")
     start = time.perf_counter()
     trainer.test(task, data, verbose=False)
     assert task.counts is not None

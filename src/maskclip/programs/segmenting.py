@@ -20,7 +20,7 @@ from maskclip.callbacks import PictureProgress
 from maskclip.errors import InputError
 from maskclip.models.maskclip import MaskCLIP
 from maskclip.models.student import Student
-from maskclip.programs.common import build, build_trainer, plain, words_of
+from maskclip.programs.common import build, build_trainer, check_precision, plain, words_of
 from maskclip.protocol import Protocol
 from maskclip.segmenting.inputs import BROKEN, Picture, find_pictures, write_broken
 from maskclip.segmenting.outputs import Outputs
@@ -36,6 +36,7 @@ PATIENCE = timedelta(days=7)
 
 def segment(cfg: DictConfig) -> None:
     """`src/segment.py`: label maps, overlays and more for pictures, one legend, and a list of what could not be read."""
+    check_precision(cfg)
     start, sources = time.perf_counter(), plain(cfg.input)
     if cfg.output is None:
         raise InputError("output=null: name a folder, as in output=masks/")

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from inspect import signature
 from math import isnan
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.utilities import rank_zero_only
 
 from maskclip.callbacks import AtomicCheckpoints, Pace
+from maskclip.checks import is_count, is_number, require
 from maskclip.data.datamodule import SegmentationData
-from maskclip.errors import InputError
 from maskclip.files import remove_stale
 from maskclip.models.student import Student, load_student
-from maskclip.programs.common import Card, build, build_trainer, plain, words_of
+from maskclip.programs.common import Card, build, build_trainer, check_run, plain, words_of
 from maskclip.programs.evaluating import evaluate_model, report
 from maskclip.programs.logs import log_scores, run_logger
-from maskclip.protocol import Protocol
+from maskclip.programs.resuming import check_resumable, checkpoint_to_resume, image_list, write_image_list
 from maskclip.vocabulary import Vocabulary
 
 
@@ -29,6 +28,7 @@ def train(cfg: DictConfig) -> float | None:
 
     Returns the mIoU in percent; None where there are no masks to score with.
     """
+    check_training(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     output = Path(cfg.paths.output)
     card, _ = train_student(cfg, output)
@@ -43,6 +43,28 @@ def train(cfg: DictConfig) -> float | None:
     return card["miou"]
 
 
+def check_training(cfg: DictConfig) -> None:
+    """Raise `InputError` for settings of a training run that are invalid or would have no effect."""
+    check_run(cfg)
+    require(isinstance(cfg.compile, bool), "compile", cfg.compile, "true or false")
+    trainer, endless = (
+        cfg.trainer,
+        "training data are an endless stream without epochs: set trainer.max_steps and trainer.val_check_interval",
+    )
+    clip = trainer.gradient_clip_val
+    for key, valid, expected in (
+        ("max_steps", is_count(trainer.max_steps), "how many steps to train; the learning rate and the phases depend on it"),
+        ("precision", trainer.precision in ("32-true", "bf16-mixed", "16-mixed"), "32-true, bf16-mixed or 16-mixed"),
+        ("max_epochs", trainer.max_epochs in (-1, None), f"-1 ({endless})"),
+        ("check_val_every_n_epoch", trainer.check_val_every_n_epoch is None, f"null ({endless})"),
+        ("accumulate_grad_batches", is_count(trainer.accumulate_grad_batches), "a whole number, at least 1"),
+        ("log_every_n_steps", is_count(trainer.log_every_n_steps), "a whole number, at least 1"),
+        ("val_check_interval", is_count(trainer.val_check_interval), "a number of batches, at least 1"),
+        ("gradient_clip_val", clip is None or (is_number(clip) and clip > 0), "a number above 0, or null"),
+    ):
+        require(valid, f"trainer.{key}", trainer[key], expected)
+
+
 def train_student(cfg: DictConfig, output: Path) -> tuple[Card | None, Student]:
     """The card of a student trained on the labels of its teacher, and the student; checkpoints go to `output`.
 
@@ -51,7 +73,8 @@ def train_student(cfg: DictConfig, output: Path) -> tuple[Card | None, Student]:
     words = words_of(cfg)
     vocabulary = Vocabulary(**words)
     data: SegmentationData = build(cfg.data, classes=vocabulary)
-    for split in dict.fromkeys(("train", "val", data.split)):
+    names = data.dataset("train").names
+    for split in dict.fromkeys(("val", data.split)):
         data.dataset(split)
     resume = checkpoint_to_resume(cfg.resume)
     teacher = build(cfg.teacher, classes=vocabulary)
@@ -66,6 +89,9 @@ def train_student(cfg: DictConfig, output: Path) -> tuple[Card | None, Student]:
             "batch_size": data.batch_size,
             "seed": data.seed,
             "max_steps": cfg.trainer.max_steps,
+            "images": image_list(names),
+            **{key: data.files[key] for key in ("reduce_zero_label", "ignore") if key in data.files},  # what labels mean
+            "teacher": teacher_settings(cfg, teacher),
         },
         provenance={"method": cfg.method, "labels": data.labels, "teacher": {"method": teacher.method, **teacher.provenance}},
     )
@@ -73,10 +99,11 @@ def train_student(cfg: DictConfig, output: Path) -> tuple[Card | None, Student]:
     if cfg.compile:
         task.student.network.compile()  # in place: checkpoints keep their names
     if resume:
-        check_resumable(task, resume)
+        check_resumable(task, resume, names)
     callbacks = [build(c) for c in cfg.callbacks.values() if c is not None]
     if not cfg.trainer.enable_progress_bar:
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
+    write_image_list(output / "checkpoints", names)
     with run_logger(cfg) as logger:
         trainer = build_trainer(cfg, callbacks=callbacks, logger=logger or False, plugins=[AtomicCheckpoints()])
         if trainer.is_global_zero:
@@ -91,6 +118,13 @@ def train_student(cfg: DictConfig, output: Path) -> tuple[Card | None, Student]:
         return card, student
 
 
+def teacher_settings(cfg: DictConfig, teacher: Any) -> Card:
+    """The settings of the teacher on which pseudo labels depend, with fingerprints for the files it was read from."""
+    places = ("_target_", "pretrained", "text_embeddings", "cache")
+    prints = {"weights_sha256": teacher.weights_sha256, "text_sha256": teacher.provenance.get("text_sha256")}
+    return {**{key: value for key, value in plain(cfg.teacher).items() if key not in places}, **prints}
+
+
 def account(trainer: pl.Trainer) -> Card:
     """What a finished training took: optimiser steps, images a second and the peak of memory, for the result card."""
     card: Card = {"steps": trainer.global_step, "processes": trainer.world_size, "precision": trainer.precision}
@@ -102,36 +136,6 @@ def account(trainer: pl.Trainer) -> Card:
             "peak_memory_gb": None if isnan(pace.peak) else round(pace.peak, 3),
         }
     return card
-
-
-def checkpoint_to_resume(resume: str | None) -> str | None:
-    """The checkpoint of a run folder or the file itself."""
-    if resume is None:
-        return None
-    path = Path(resume)
-    path = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
-    if not path.is_file():
-        raise InputError(f"nothing to resume: no checkpoint {path} (resume)")
-    return str(path)
-
-
-def check_resumable(task: pl.LightningModule, checkpoint: str) -> None:
-    """Raise `InputError` if the checkpoint is of another student, other classes, other draws or another schedule."""
-    try:
-        stored = torch.load(checkpoint, map_location="cpu", weights_only=True)["hyper_parameters"]
-    except Exception as cause:
-        raise InputError(f"{checkpoint} is not a checkpoint of src/train.py ({type(cause).__name__})") from cause
-    mine = dict(task.hparams)
-    defaults = {name: parameter.default for name, parameter in signature(type(task)).parameters.items()}  # of keys that came later
-    differ = [key for key, value in mine.items() if key not in ("provenance", "protocol") and stored.get(key, defaults[key]) != value]
-    before = Protocol(**stored.get("protocol", {}))  # older checkpoints have fewer fields
-    changed = before.differences(Protocol(**mine["protocol"]))
-    differ += [f"protocol.{name} was {old}, is {new}" for name, (old, new) in changed.items()]
-    if differ:
-        raise InputError(
-            f"{checkpoint} was trained with other settings ({', '.join(differ)}); "
-            "resume with the experiment and overrides of the run that wrote it"
-        )
 
 
 def export(cfg: DictConfig) -> None:

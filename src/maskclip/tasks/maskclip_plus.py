@@ -11,6 +11,7 @@ import torch.distributed as dist
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from maskclip.checks import is_count, is_number, require
 from maskclip.data.dataset import Sample
 from maskclip.errors import InputError
 from maskclip.functional import UNLABELLED, cross_entropy, distillation, pseudo_labels, upsample_logits
@@ -25,12 +26,14 @@ class MaskCLIPPlus(pl.LightningModule):
     """Trains a student on labels that are given, and on pseudo labels where none are.
 
     `classes` are the arguments of a `Vocabulary`, `student` those of a `Student`. `labels` as in `SegmentationData`:
-    it decides which classes are to be pseudo-labelled. For the first `guided` optimiser steps (an int, or a fraction of
-    the run) the teacher writes the pseudo labels, afterwards the student itself.
+    it decides which classes are to be pseudo-labelled. For the first `guided` optimiser steps the teacher writes the pseudo labels,
+    afterwards the student itself: an int is a number of steps, a float from 0.0 to 1.0 a fraction of the run. 1 is refused, as it
+    reads like 1.0.
     `flip`: what the teacher says is the mean of a crop and its mirror image. `confidence`: pseudo labels of the teacher with
     a lower score (a cosine; with key smoothing the log share of votes) are ignored. The loss is the mean over "valid"
     pixels or, as released, over "all"; `distillation` is the weight of the distance to the teacher's features at unlabelled
-    pixels in the guided phase. The learning rate falls from `lr` to `min_lr` with a polynomial of `power`.
+    pixels in the guided phase. The learning rate falls from `lr` to `min_lr` with a polynomial of `power`. `momentum` None
+    is 0.9 for SGD; AdamW takes none. Raises `InputError` for invalid settings and for those that would have no effect.
 
     `run` is what else decides the result (data, batch, seed, steps) and `provenance` where the labels came from; both are
     only kept, for resuming and for result cards. Everything here is plain data, so a checkpoint loads with
@@ -53,7 +56,7 @@ class MaskCLIPPlus(pl.LightningModule):
         distillation: float = 0.0,
         optimizer: str = "sgd",
         lr: float = 0.01,
-        momentum: float = 0.9,
+        momentum: float | None = None,
         weight_decay: float = 5e-4,
         power: float = 0.9,
         min_lr: float = 1e-4,
@@ -62,12 +65,9 @@ class MaskCLIPPlus(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)  # the program logs its whole config
-        if optimizer not in ("sgd", "adamw"):
-            raise InputError(f"task.optimizer={optimizer!r}: choose sgd or adamw")
-        if mean_over not in ("valid", "all"):
-            raise InputError(f"task.mean_over={mean_over!r}: choose valid or all")
-        if isinstance(guided, float) and not 0 <= guided <= 1:
-            raise InputError(f"task.guided={guided}: a fraction of the run between 0.0 and 1.0, or a number of steps without a point")
+        _check_settings(self.hparams)
+        if optimizer == "sgd" and momentum is None:
+            self.hparams["momentum"] = 0.9
         self.student = Student(classes, embedding_dim, provenance=provenance, **student)
         self.protocol = Protocol(**protocol)
         vocabulary = self.student.vocabulary
@@ -87,8 +87,7 @@ class MaskCLIPPlus(pl.LightningModule):
     @property
     def guided_steps(self) -> int:
         """The number of optimiser steps for which the teacher writes the pseudo labels."""
-        guided: int | float = self.hparams["guided"]
-        return round(guided * self.trainer.max_steps) if isinstance(guided, float) else guided
+        return steps_of(self.hparams["guided"], self.trainer.max_steps)
 
     @property
     def is_guided(self) -> bool:
@@ -104,6 +103,12 @@ class MaskCLIPPlus(pl.LightningModule):
             raise InputError("the guided phase needs a teacher: attach_teacher was not called")
         for teacher in self._teacher:
             teacher.to(self.device)
+
+    def on_train_start(self) -> None:
+        """Set the learning rate of the schedule: that of a checkpoint is of a shorter run if the run was prolonged."""
+        optimizer, schedule = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
+        for group, base, factor in zip(optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):  # type: ignore[union-attr]
+            group["lr"] = base * factor(schedule.last_epoch)  # type: ignore[union-attr]
 
     def training_step(self, batch: Sample, _: int) -> dict[str, Tensor]:
         """The loss, with the labels (B, H, W) that it was taken against and the student's logits (B, C, H, W)."""
@@ -218,6 +223,43 @@ class MaskCLIPPlus(pl.LightningModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def steps_of(guided: int | float, max_steps: int) -> int:
+    """The number of guided steps of a run: a float is a fraction of it."""
+    return round(guided * max_steps) if isinstance(guided, float) else guided
+
+
+def _check_settings(h: Mapping[str, Any]) -> None:
+    """Raise `InputError` for an invalid setting of the task, or one without effect."""
+    adamw, guided = h["optimizer"] == "adamw", h["guided"]
+    steps = is_count(guided, least=0) and guided != 1
+    rate = is_number(h["lr"]) and h["lr"] > 0
+    confidence, momentum = h["confidence"], h["momentum"]
+    for key, valid, expected in (
+        ("guided", steps or (isinstance(guided, float) and 0 <= guided <= 1), "a fraction of the run such as 1.0, or at least 2 steps"),
+        ("flip", isinstance(h["flip"], bool), "true or false"),
+        ("confidence", confidence is None or (is_number(confidence) and -1 <= confidence <= 1), "a cosine from -1 to 1, or null"),
+        ("mean_over", h["mean_over"] in ("valid", "all"), "valid or all"),
+        ("distillation", is_number(h["distillation"]) and h["distillation"] >= 0, "a number, at least 0"),
+        ("optimizer", h["optimizer"] in ("sgd", "adamw"), "sgd or adamw"),
+        ("lr", rate, "a number above 0"),
+        ("min_lr", rate and is_number(h["min_lr"]) and 0 <= h["min_lr"] <= h["lr"], f"a number from 0 to task.lr={h['lr']}"),
+        ("weight_decay", is_number(h["weight_decay"]) and h["weight_decay"] >= 0, "a number, at least 0"),
+        ("power", is_number(h["power"]) and h["power"] >= 0, "a number, at least 0"),
+        ("momentum", momentum is None or (is_number(momentum) and 0 <= momentum < 1), "a number from 0 to below 1, or null"),
+        ("momentum", momentum is None or not adamw, "null: task.optimizer=adamw has no momentum"),
+    ):
+        require(valid, f"task.{key}", h[key], expected)
+    if guided == 0 or h["labels"] == "all":
+        without = "task.guided=0" if guided == 0 else "data.labels=all"
+        for key, off in (("flip", False), ("confidence", None), ("distillation", 0)):
+            require(
+                h[key] == off,
+                f"task.{key}",
+                h[key],
+                f"{'null' if off is None else str(off).lower()}: with {without} the teacher labels nothing",
+            )
 
 
 def _processes() -> int:

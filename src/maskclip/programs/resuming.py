@@ -1,0 +1,142 @@
+"""Resuming a training run: which checkpoint, whether the run is the same, and how it may be prolonged."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.utilities import rank_zero_only
+
+from maskclip.errors import InputError
+from maskclip.files import write_json
+from maskclip.protocol import Protocol
+from maskclip.tasks import MaskCLIPPlus
+from maskclip.tasks.maskclip_plus import steps_of
+
+IMAGES = "images.json"
+"""Beside the checkpoints: the names of the training images, for an error message that names the missing ones."""
+SEPARATE = ("classes", "student", "embedding_dim", "labels", "protocol", "run", "provenance", "guided")
+
+
+def checkpoint_to_resume(resume: str | None) -> str | None:
+    """The checkpoint of a run folder or the file itself."""
+    if resume is None:
+        return None
+    path = Path(resume)
+    path = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+    if not path.is_file():
+        raise InputError(f"nothing to resume: no checkpoint {path} (resume)")
+    return str(path)
+
+
+def image_list(names: Sequence[str]) -> dict[str, Any]:
+    """The number of the training images and a fingerprint (SHA-256) of their names in order, which training draws depend on."""
+    return {"count": len(names), "sha256": hashlib.sha256("\0".join(names).encode("utf-8", "surrogateescape")).hexdigest()}
+
+
+@rank_zero_only
+def write_image_list(folder: Path, names: Sequence[str]) -> None:
+    """Write the names of the training images beside the checkpoints."""
+    write_json(folder / IMAGES, list(names))
+
+
+def check_resumable(task: MaskCLIPPlus, checkpoint: str, names: Sequence[str] = ()) -> None:
+    """Raise `InputError` if the checkpoint is of another run: other settings or other training images than `names`.
+
+    `trainer.max_steps` may be larger than before; what that does to the schedule is printed.
+    """
+    try:  # mapped: the weights and the state of the optimiser are not read
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        stored, step = content["hyper_parameters"], content.get("global_step", 0)
+    except Exception as cause:
+        raise InputError(f"{checkpoint} is not a checkpoint of src/train.py ({type(cause).__name__})") from cause
+    defaults = {name: parameter.default for name, parameter in signature(type(task)).parameters.items()}  # of keys that came later
+    before, now = {**defaults, **stored}, dict(task.hparams)
+    if changed := differences(before, now):
+        raise InputError(
+            f"{checkpoint} was trained with other settings ({'; '.join(changed)}); "
+            "resume with the experiment and overrides of the run that wrote it"
+        )
+    _check_images(checkpoint, (before["run"] or {}).get("images"), (now["run"] or {}).get("images"), names)
+    _check_length(before, now, step)
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The settings in which the hyper-parameters of two tasks differ, each with both values; those of images and length excepted."""
+    old, new = _flat(before), _flat(now)
+    keys = [key for key in old | new if key in old or not key.startswith(("data.", "teacher."))]  # what older runs did not record
+    return [f"{key} was {_brief(old.get(key))}, is {_brief(new.get(key))}" for key in keys if old.get(key) != new.get(key)]
+
+
+def _flat(hparams: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a task by their config keys."""
+    run = {"name" if key == "data" else key: value for key, value in (hparams["run"] or {}).items() if key not in ("max_steps", "images")}
+    teacher, augmentation = run.pop("teacher", {}), run.pop("augmentation", {})
+    adamw = hparams["optimizer"] == "adamw"
+    groups: dict[str, Mapping[str, Any]] = {
+        "task": {key: value for key, value in hparams.items() if key not in SEPARATE and not (key == "momentum" and adamw)},
+        "classes": hparams["classes"],
+        "student": hparams["student"],
+        "protocol": Protocol(**hparams["protocol"]).settings,
+        "data": {"labels": hparams["labels"], **run},
+        "data.augmentation": augmentation,
+        "teacher": {"embedding_dim": hparams["embedding_dim"], **teacher},
+    }
+    return {f"{group}.{key}": value for group, values in groups.items() for key, value in values.items()}
+
+
+def _brief(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _check_images(checkpoint: str, before: Mapping[str, Any] | None, now: Mapping[str, Any] | None, names: Sequence[str]) -> None:
+    if before is None or now is None or before == now:
+        return
+    old = _stored_names(Path(checkpoint).parent / IMAGES, before)
+    parts = []
+    for what, listed in (("missing", sorted(set(old or ()) - set(names))), ("new", sorted(set(names) - set(old or names)))):
+        if listed:
+            parts.append(f"{what}: {', '.join(listed[:5])}" + (f" and {len(listed) - 5} more" if listed[5:] else ""))
+    if old is not None and not parts:
+        parts = ["the same names in another order"]
+    raise InputError(
+        f"{checkpoint} was trained on {before['count']} images, now there are {now['count']}"
+        f" ({'; '.join(parts) or 'with other names'}): restore the training images (data.root, data.train), or train anew without resume"
+    )
+
+
+def _stored_names(path: Path, images: Mapping[str, Any]) -> list[str] | None:
+    """The names of the training images of a checkpoint; None if the file is missing or of another run."""
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))
+        return names if image_list(names) == images else None
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _check_length(before: Mapping[str, Any], now: Mapping[str, Any], step: int) -> None:
+    """Raise `InputError` if a run would be shortened, or prolonged so that a step already taken had another phase."""
+    old, new = ((hparams["run"] or {}).get("max_steps") for hparams in (before, now))
+    if old is None or new is None or old == new:
+        if before["guided"] != now["guided"]:
+            raise InputError(f"task.guided was {before['guided']}, is {now['guided']}: resume with the value of the run")
+        return
+    if new < old:
+        raise InputError(f"trainer.max_steps was {old}, is {new}: a resumed run can be prolonged, not shortened")
+    guided, guided_now = steps_of(before["guided"], old), steps_of(now["guided"], new)
+    same = guided == guided_now or (before["guided"] == now["guided"] and min(guided, step) == min(guided_now, step))
+    if not same and now["labels"] != "all":
+        raise InputError(
+            f"with trainer.max_steps={new} and task.guided={now['guided']} the teacher labels {guided_now} steps, but the run so far "
+            f"({step} steps) was trained with {guided}: keep that with task.guided={guided}"
+        )
+    rank_zero_only(print)(
+        f"Resuming at step {step} with trainer.max_steps={new} (was {old}): the learning rate follows the schedule of {new} steps "
+        "from here on, so it is higher than at the end of the shorter run."
+    )
