@@ -30,7 +30,7 @@ from maskclip.data.release import one_sentence  # noqa: E402
 from maskclip.errors import InputError  # noqa: E402
 from maskclip.files import write_json  # noqa: E402
 from maskclip.pictures import colourise, legend, overlay, sheet, stack  # noqa: E402
-from maskclip.programs.common import build, words_of  # noqa: E402
+from maskclip.programs.common import be_quiet, build, words_of  # noqa: E402
 from maskclip.vocabulary import Vocabulary  # noqa: E402
 
 ROWS, CELL = 8, 200
@@ -117,6 +117,7 @@ def main() -> None:
         raise InputError(f"unknown +{', +'.join(sorted(strangers))}: there are +split=train (or val) and +sample=NUMBER")
     if extra.get("split", "val") not in ("train", "val") or not extra.get("sample", "0").isdigit():
         raise InputError("+split is train or val, +sample a number of images")
+    be_quiet()  # warnings in one line
     words = Vocabulary(**words_of(cfg.classes))
     module = build(cfg.data, classes=words)
     data: SegmentationDataset = module.dataset(extra.get("split", "val"))
@@ -129,7 +130,10 @@ def main() -> None:
     folder = Path(cfg.paths.output)
     classes = dict(zip([*words.names, "ignored"], counts.tolist(), strict=True))
     by_size = {f"{w}x{h}": count for (h, w), count in sizes.most_common()}
-    write_json(folder / "report.json", {"images": len(names), "pixels": classes, "sizes": by_size, "problems": problems})
+    write_json(
+        folder / "report.json",
+        {"images": len(names), "pixels": classes, "sizes": by_size, "problems": problems, "left_out": data.left_out.sentences()},
+    )
     page = contact_sheet(data, list(dict.fromkeys(names[:: max(1, len(names) // ROWS)] + names)), words)
     if page is not None:
         write_atomically(page, folder / "sheet.png")

@@ -7,6 +7,7 @@ from typing import Any
 
 import cv2
 import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from maskclip.data.dataset import Sample, SegmentationDataset
@@ -82,7 +83,10 @@ class SegmentationData(pl.LightningDataModule):
     def dataset(self, split: str, **options: Any) -> SegmentationDataset:
         """The data set of a split ("train" or "val") without augmentation, all labels shown; "val" spoiled if so asked."""
         options |= self.spoiled if split == "val" else {}
-        return SegmentationDataset(**self.files, split=self.splits[split], num_classes=len(self.vocabulary), **options)
+        data = SegmentationDataset(**self.files, split=self.splits[split], num_classes=len(self.vocabulary), **options)
+        for sentence in data.left_out.sentences():
+            rank_zero_warn(sentence)
+        return data
 
     @property
     def _processes(self) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal, NamedTuple, TypedDict
 
 import cv2
@@ -14,7 +14,8 @@ from torch.utils.data import Dataset
 from typing_extensions import NotRequired
 
 from maskclip.data.corruptions import corrupt
-from maskclip.data.images import IMAGE_SUFFIXES, broken_images, read_image, read_mask
+from maskclip.data.images import broken_images, read_image, read_mask
+from maskclip.data.walk import LeftOut, find_files, find_images
 from maskclip.errors import InputError
 from maskclip.functional import IGNORE_INDEX, UNLABELLED, ignore_index
 
@@ -57,7 +58,7 @@ class SegmentationDataset(Dataset[Sample]):
     at 1, as in ADE20K. `hide` says which labels the learner may not see: class indices, "all" (not even what is
     ignored), or "valid" (all but what is ignored); `truth` hands them out beside the mask. `skip_broken` reads all
     pictures beforehand and leaves out those that cannot be read (`broken` lists why). `corruption` and `severity`: see
-    `corruptions.py`.
+    `corruptions.py`. `left_out` tells what a search for images, see `walk.py`, passed over.
     In files 255 is ignored; where there are more than 254 classes, files are 16-bit and 65535 is (`ignore_index`).
     Raises `InputError` for a missing root or split, an empty folder, a file that is not there or a label out of range.
     """
@@ -96,6 +97,7 @@ class SegmentationDataset(Dataset[Sample]):
         self.transform = transform
         if not self.root.is_dir():
             raise InputError(f"no data in {self.root} (data.root). {source}".strip())
+        self.left_out = LeftOut()
         self.names = self._names(split, source)
         self.broken = broken_images([self.image_path(name) for name in self.names]) if skip_broken else {}
         self.names = [name for name in self.names if self.image_path(name) not in self.broken]
@@ -134,16 +136,16 @@ class SegmentationDataset(Dataset[Sample]):
             names = self._found()
         if not names:
             where = self.root / split if split is not None else self.root / self.images
-            raise InputError(f"no images: {where} {'is empty' if split is not None else 'fits no file (data.images)'}")
+            others = "".join(f"; {sentence}" for sentence in self.left_out.sentences())
+            raise InputError(f"no images: {where} {'is empty' if split is not None else 'fits no file (data.images)'}{others}")
         return names
 
     def _found(self) -> list[str]:
         """The names of all files that fit the pattern of images and not that of masks."""
         before, after = self.images.split("%")
-        folder = self.root / before.rpartition("/")[0]
-        found = sorted(p.relative_to(self.root).as_posix() for p in folder.rglob("*") if p.is_file())
-        if not after:
-            found = [path for path in found if Path(path).suffix.lower() in IMAGE_SUFFIXES and not Path(path).name.startswith(".")]
+        below = before.rpartition("/")[0]
+        walk = find_files if after else find_images  # a pattern with a suffix chooses the files itself
+        found = [PurePath(below, path).as_posix() for path in walk(self.root / below, self.left_out, "data.root")]
         names = [path[len(before) : len(path) - len(after)] for path in found if path.startswith(before) and path.endswith(after)]
         start, end = (self.masks or "\0%").split("%")
         names = [name for name in names if not (start and self.images.replace("%", name).startswith(start) and name.endswith(end))]
