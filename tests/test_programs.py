@@ -289,7 +289,7 @@ def test_segmenting_says_what_it_leaves_out(tmp_path: Path) -> None:
     first = segment(tmp_path, "input=photos", "output=photos/out")
     assert first.returncode == 2 and "3 of 3 images segmented" in first.stdout, first.stderr
     assert "left out: images in formats that cannot be read: 1 .xcf" in first.stdout and "not images: 1 .txt" in first.stdout
-    assert "1 files have several pages or frames, such as scan.tif; only the first" in first.stdout
+    assert "files with several pages: 1, such as scan.tif; only the first" in first.stdout
     assert first.stderr.count("error: ") == 1 and "images in formats that cannot be read were left out: 1 .xcf" in first.stderr
     (tmp_path / "photos" / "drawing.xcf").unlink()
     again = segment(tmp_path, "input=photos", "output=photos/out", "pages=all")

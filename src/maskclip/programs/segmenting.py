@@ -138,7 +138,7 @@ def report(task: Segmentation, pictures: list[Picture], left_out: LeftOut, secon
     print(f"{done} of {len(pictures)} images segmented{rate}{where}")
     if several := task.several_pages:
         print(
-            f"{len(several)} files have several pages or frames, such as {several[0]}; only the first was segmented (pages=all: every one)"
+            f"files with several pages: {len(several)}, such as {several[0]}; only the first page was segmented (pages=all for every page)"
         )
     write_broken(output / BROKEN, pictures, broken)
     problems = []
