@@ -5,6 +5,7 @@
     python scripts/benchmark.py labels                                # from coarse logits to labels alone
     python scripts/benchmark.py memory                                # a picture of 24 megapixels, 459 classes
     python scripts/benchmark.py operations --architecture RN50-quickgelu --size 512 683
+    python scripts/benchmark.py text                                  # class names in 85 templates, cut or at the full context
     python scripts/benchmark.py training --experiment context_zero_shot --batch 16 --precision bf16
     python scripts/benchmark.py data                                  # decoding and augmentation, on one core
 
@@ -27,6 +28,7 @@ import torch  # noqa: E402 - after the path, so that it runs from a checkout
 from benchmarks.data import benchmark_data  # noqa: E402
 from benchmarks.inference import CASES, benchmark_inference, print_operations  # noqa: E402
 from benchmarks.labels import benchmark_labels, benchmark_memory  # noqa: E402
+from benchmarks.text import benchmark_text  # noqa: E402
 from benchmarks.training import benchmark_training  # noqa: E402
 
 from maskclip.acceleration import PRECISIONS  # noqa: E402
@@ -35,11 +37,11 @@ from maskclip.errors import InputError  # noqa: E402
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add, whats = parser.add_argument, ("inference", "labels", "memory", "operations", "training", "data")
+    add, whats = parser.add_argument, ("inference", "labels", "memory", "operations", "text", "training", "data")
     cases, numbers = "\n".join(f"{number}: {case}" for number, case in enumerate(CASES)), range(len(CASES))
     parser.epilog = f"cases of inference:\n{cases}"
     add("what", nargs="?", choices=whats, default="inference", help="(default: %(default)s)")
-    add("--architecture", default="ViT-B-16-quickgelu", help="operations: any of open_clip's (default: %(default)s)")
+    add("--architecture", default="ViT-B-16-quickgelu", help="operations, text: any of open_clip's (default: %(default)s)")
     add("--size", type=_count, nargs=2, default=(520, 693), metavar=("H", "W"), help="operations: input of the network (default: 520 693)")
     add("--case", type=int, nargs="+", choices=numbers, default=[*numbers], metavar="N", help="inference: which (default: all)")
     add("--runs", type=_count, default=3, help="turns (default: %(default)s)")
@@ -90,6 +92,8 @@ def main() -> None:
         benchmark_memory(args.device)
     elif args.what == "operations":
         print_operations(args.architecture, tuple(args.size))
+    elif args.what == "text":
+        benchmark_text(args.architecture, args.runs, args.device)
     elif args.what == "training":
         benchmark_training(args.experiment, args.batch or 2, args.precision[0], args.compile, args.device, args.runs)
     else:

@@ -22,16 +22,16 @@ def broken_promises(rows: Rows) -> Iterator[str]:
     clip, teacher = rows["CLIP"], rows["MaskCLIP"]
     free, zero = rows["MaskCLIP+ annotation-free"], rows["MaskCLIP+ zero-shot"]
     if teacher["miou"] < max(45, 2 * clip["miou"]):
-        yield f"MaskCLIP has {teacher['miou']}, plain CLIP {clip['miou']}: less than double, or less than 45"
+        yield f"MaskCLIP has {teacher['miou']:.2f}, plain CLIP {clip['miou']:.2f}: less than double, or less than 45"
     for name in ("MaskCLIP + KS", "MaskCLIP + PD", "MaskCLIP + PD + KS"):
         if rows[name]["miou"] < teacher["miou"] - 0.05:
-            yield f"{name} has {rows[name]['miou']}, less than MaskCLIP's {teacher['miou']}"
+            yield f"{name} has {rows[name]['miou']:.2f}, less than MaskCLIP's {teacher['miou']:.2f}"
     if free["miou"] < teacher["miou"] + 3:
-        yield f"the annotation-free student has {free['miou']}, less than 3 points above its teacher's {teacher['miou']}"
+        yield f"the annotation-free student has {free['miou']:.2f}, less than 3 points above its teacher's {teacher['miou']:.2f}"
     if zero["unseen"] <= teacher["unseen"]:
-        yield f"the zero-shot student's unseen classes have {zero['unseen']}, not above the teacher's {teacher['unseen']}"
+        yield f"the zero-shot student's unseen classes have {zero['unseen']:.2f}, not above the teacher's {teacher['unseen']:.2f}"
     if zero["seen"] < 75:
-        yield f"the zero-shot student's seen classes have {zero['seen']}, less than 75"
+        yield f"the zero-shot student's seen classes have {zero['seen']:.2f}, less than 75"
 
 
 def differences(first: Rows, second: Rows) -> Iterator[str]:
@@ -39,7 +39,7 @@ def differences(first: Rows, second: Rows) -> Iterator[str]:
     for name, row in first.items():
         for key, value in row.items():
             if key != "method" and abs(value - second[name][key]) > 0.1:
-                yield f"{name}, {key}: {value} in one run, {second[name][key]} in the other"
+                yield f"{name}, {key}: {value:.2f} in one run, {second[name][key]:.2f} in the other"
 
 
 def main() -> None:

@@ -1,10 +1,10 @@
-"""Look at a data set: counts, classes, sizes, a contact sheet, and what is wrong with it.
+"""Inspect a data set: classes of every mask value, sizes, a contact sheet, and what is wrong with it.
 
     python scripts/inspect_data.py data=voc20
+    python scripts/inspect_data.py data=voc20 split=train sample=500
     python scripts/inspect_data.py data=folder data.root=photos/ 'classes.names=[cat,grass]' data.masks=masks/%.png
 
-Takes the overrides of src/eval.py. `+split=train` looks at the training images, `+sample=500` at so many of them only.
-Writes sheet.png and report.json to `paths.output`, outputs/inspect by default.
+Writes sheet.png and report.json to `paths.output`.
 """
 
 from __future__ import annotations
@@ -19,51 +19,59 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 
+import hydra  # noqa: E402
 import numpy as np  # noqa: E402 - after the path, so that it runs from a checkout
-from hydra import compose, initialize_config_dir  # noqa: E402
-from hydra.errors import HydraException  # noqa: E402
+from omegaconf import DictConfig  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
+from maskclip.checks import is_count  # noqa: E402
+from maskclip.data.datamodule import SegmentationData  # noqa: E402
 from maskclip.data.dataset import SegmentationDataset  # noqa: E402
-from maskclip.data.images import read_image, write_atomically  # noqa: E402
-from maskclip.data.release import one_sentence  # noqa: E402
+from maskclip.data.images import read_image, read_mask, read_turned, write_atomically  # noqa: E402
 from maskclip.errors import InputError  # noqa: E402
 from maskclip.files import write_json  # noqa: E402
 from maskclip.pictures import colourise, legend, overlay, sheet, stack  # noqa: E402
-from maskclip.programs.common import be_quiet, build, words_of  # noqa: E402
+from maskclip.programs import program  # noqa: E402
+from maskclip.programs.common import build, words_of  # noqa: E402
 from maskclip.vocabulary import Vocabulary  # noqa: E402
 
 ROWS, CELL = 8, 200
 
 
 def look(data: SegmentationDataset, name: str) -> dict[str, Any]:
-    """What one image and its mask are: `size`, `values` with their counts, and `problem` where something is wrong."""
+    """The `size` of an image, its EXIF `turn`, the `values` in its mask with their counts, and the `problem` if something is wrong."""
+    report: dict[str, Any] = {}
     try:
-        size = read_image(data.image_path(name)).shape[:2]
+        image, report["turn"] = read_turned(data.image_path(name), exif=data.exif)
+        report["size"] = image.shape[:2]
         if data.masks is None:
-            return {"size": size}
-        labels = data.labels(name)
-        if labels.shape != size:
-            problem = f"{data.mask_path(name)} is {labels.shape[1]} x {labels.shape[0]} pixels, its image {size[1]} x {size[0]}"
-            return {"size": size, "problem": problem}
-        return {"size": size, "values": np.unique(labels, return_counts=True)}
+            return report
+        stored = read_mask(data.mask_path(name), data.exif)
     except InputError as error:
-        return {"problem": str(error)}
+        return report | {"problem": str(error)}
+    values, counts = np.unique(stored, return_counts=True)
+    report["values"] = dict(zip(values.tolist(), counts.tolist(), strict=True))
+    if stored.shape != report["size"]:
+        report["problem"] = data.size_problem(name, stored.shape, report["size"])
+    elif unknown := data.values.unknown(values.tolist()):
+        report["problem"] = f"{data.mask_path(name)} has labels {unknown}, which are no class"
+    return report
 
 
-def examine(data: SegmentationDataset, names: list[str]) -> tuple[np.ndarray, Counter[tuple[int, ...]], list[str]]:
-    """Pixels of each class (C + 1, ignored last), how often each image size occurs, and what is wrong."""
-    counts, sizes, problems = np.zeros(data.num_classes + 1, dtype=np.int64), Counter[tuple[int, ...]](), []
+def examine(data: SegmentationDataset, names: list[str]) -> tuple[Counter[int], Counter[tuple[int, ...]], list[str], int]:
+    """Pixels of each value in the masks, how often each image size occurs, what is wrong, and how many images EXIF turns."""
+    pixels, sizes, problems, turned = Counter[int](), Counter[tuple[int, ...]](), [], 0
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for found in tqdm(threads.map(lambda name: look(data, name), names), total=len(names), unit="image", desc="looking"):
+        for found in tqdm(threads.map(lambda name: look(data, name), names), total=len(names), unit="image", desc="reading"):
+            turned += found.get("turn", 1) > 1
             if "size" in found:
                 sizes[found["size"]] += 1
             if "problem" in found:
                 problems.append(found["problem"])
-            if "values" in found:
-                values, pixels = found["values"]
-                counts[np.where(values == data.ignore_index, data.num_classes, values)] += pixels
-    return counts, sizes, problems
+            pixels.update(found.get("values", {}))
+    if unknown := data.values.unknown(sorted(pixels)):
+        problems.insert(0, f"masks have values {unknown}, which are no class. {data.values.advice(unknown, pixels)}")
+    return pixels, sizes, problems, turned
 
 
 def contact_sheet(data: SegmentationDataset, names: list[str], words: Vocabulary) -> Any:
@@ -71,7 +79,7 @@ def contact_sheet(data: SegmentationDataset, names: list[str], words: Vocabulary
     rows = []
     for name in names:
         try:
-            image = read_image(data.image_path(name))
+            image = read_image(data.image_path(name), exif=data.exif)
             labels = None if data.masks is None else data.labels(name)
         except InputError:
             continue
@@ -85,55 +93,60 @@ def contact_sheet(data: SegmentationDataset, names: list[str], words: Vocabulary
     return page if page is None or data.masks is None else stack([page, legend(words.names, words.colours, page.width)])
 
 
-def print_report(names: list[str], counts: np.ndarray, sizes: Counter[tuple[int, ...]], problems: list[str], words: Vocabulary) -> None:
-    """The report as text."""
+def print_report(names: list[str], values: list[dict[str, Any]], sizes: Counter[tuple[int, ...]], problems: list[str]) -> None:
+    """Print the report as text, the values in masks with their classes in order of their pixels."""
     print(f"{len(names)} images, {len(problems)} problems")
     if sizes:
         print("sizes, width x height: " + ", ".join(f"{w} x {h} ({count})" for (h, w), count in sizes.most_common(6)))
-    width, total = max(map(len, words.names)), max(1, counts[:-1].sum())
-    if counts.any():
-        for index in np.argsort(-counts[:-1], kind="stable"):
-            print(f"  {words.names[index].ljust(width)} {100 * counts[index] / total:6.2f} %")
-        print(f"  {'ignored'.ljust(width)} {100 * counts[-1] / counts.sum():6.2f} % of all")
+    total = sum(value["pixels"] for value in values)
+    for value in sorted(values, key=lambda value: -value["pixels"]):
+        print(f"  value {value['value']:<5} {value['class']:<24} {100 * value['pixels'] / total:6.2f} %")
     for problem in problems[:20]:
         print(f"problem: {problem}")
     if len(problems) > 20:
         print(f"... and {len(problems) - 20} more in report.json")
 
 
-def main() -> None:
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(__doc__)
-        return
-    output = f"paths.output={ROOT / 'outputs' / 'inspect'}"
-    given = [o for o in sys.argv[1:] if not o.startswith("+")]
-    extra = dict(o[1:].split("=", 1) for o in sys.argv[1:] if o.startswith("+") and "=" in o)
-    try:
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            cfg = compose("eval", overrides=[output, *given])
-    except HydraException as error:
-        raise InputError(str(error).splitlines()[0]) from None
-    if strangers := set(extra) - {"split", "sample"}:
-        raise InputError(f"unknown +{', +'.join(sorted(strangers))}: there are +split=train (or val) and +sample=NUMBER")
-    if extra.get("split", "val") not in ("train", "val") or not extra.get("sample", "0").isdigit():
-        raise InputError("+split is train or val, +sample a number of images")
-    be_quiet()  # warnings in one line
-    words = Vocabulary(**words_of(cfg.classes))
-    module = build(cfg.data, classes=words)
-    data: SegmentationDataset = module.dataset(extra.get("split", "val"))
+def class_pixels(data: SegmentationDataset, pixels: Counter[int]) -> dict[str, int]:
+    """Pixels of each class and of "ignored"."""
+    counts = dict.fromkeys([*data.values.class_names, "ignored"], 0)
+    for value, count in pixels.items():
+        if not data.values.unknown([value]):
+            counts[data.values.meaning(value)] += count
+    return counts
+
+
+@hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name="inspect")
+@program
+def main(cfg: DictConfig) -> None:
+    if cfg.sample is not None and not is_count(cfg.sample):
+        raise InputError(f"sample={cfg.sample}: expected a number of images, or null for all")
+    words = Vocabulary(**words_of(cfg))
+    module: SegmentationData = build(cfg.data, classes=words)
+    if cfg.split not in module.splits:
+        raise InputError(f"split={cfg.split}: choose train, val or test")
+    data = module.dataset(cfg.split)
     names = data.names
-    if int(extra.get("sample", 0)):
-        chosen = np.random.default_rng(0).permutation(len(names))[: int(extra["sample"])]
+    if cfg.sample is not None:
+        chosen = np.random.default_rng(0).permutation(len(names))[: cfg.sample]
         names = [names[i] for i in sorted(chosen)]
-    counts, sizes, problems = examine(data, names)
-    print_report(names, counts, sizes, problems, words)
+    pixels, sizes, problems, turned = examine(data, names)
+    values = [{"value": value, "class": data.values.meaning(value), "pixels": pixels[value]} for value in sorted(pixels)]
+    print_report(names, values, sizes, problems)
+    if turned:
+        print(f"{turned} images have an EXIF orientation: data.exif=true if masks lie on them as displayed, false if on stored pixels")
     folder = Path(cfg.paths.output)
-    classes = dict(zip([*words.names, "ignored"], counts.tolist(), strict=True))
     by_size = {f"{w}x{h}": count for (h, w), count in sizes.most_common()}
-    write_json(
-        folder / "report.json",
-        {"images": len(names), "pixels": classes, "sizes": by_size, "problems": problems, "left_out": data.left_out.sentences()},
-    )
+    report = {
+        "images": len(names),
+        "pixels": class_pixels(data, pixels),
+        "values": values,
+        "sizes": by_size,
+        "turned": turned,
+        "problems": problems,
+        "left_out": data.left_out.sentences(),
+    }
+    write_json(folder / "report.json", report)
     page = contact_sheet(data, list(dict.fromkeys(names[:: max(1, len(names) // ROWS)] + names)), words)
     if page is not None:
         write_atomically(page, folder / "sheet.png")
@@ -141,4 +154,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    one_sentence(main)
+    main()

@@ -14,34 +14,39 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 
 from maskclip.data.download import Archive  # noqa: E402 - after the path, so that it runs from a checkout
-from maskclip.data.release import Release, arguments, classes, existing, finish, obtain, one_sentence, report, write_lines  # noqa: E402
-from maskclip.errors import InputError  # noqa: E402
+from maskclip.data.release import Release, arguments, classes, existing, finish, listed, obtain, one_sentence, write_lines  # noqa: E402
 
 ADE = Release(
     title="ADE20K (SceneParse150)",
     page="http://sceneparsing.csail.mit.edu",
     terms="images for non-commercial research and education; annotations BSD-3",
-    archives=[Archive("http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip", "ADEChallengeData2016.zip")],
+    archives=[
+        Archive(
+            "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
+            "ADEChallengeData2016.zip",
+            967_382_037,
+            "md5:7328b3957e407ddae1d3cbf487f149ef",
+        )
+    ],
     images={"training": 20210, "validation": 2000},
     wanted=lambda name: name.endswith((".jpg", ".png")),
+    folders=("ADEChallengeData2016",),
+    unpacked=950_000_000,
 )
 
 
 def main() -> None:
     args = arguments([ADE], __doc__).parse_args()
-    obtain(ADE, args.root, args.source, not args.no_verify)
+    obtain([ADE], args.root, args.source, args.verify)
     root = args.root / "ADEChallengeData2016"
     print(root)
     found = {}
     for split in ADE.images:
-        names = sorted(f"{split}/{path.stem}" for path in (root / "images" / split).glob("*.jpg"))
-        if not names:
-            raise InputError(f"no images in {root / 'images' / split}")
+        names = [f"{split}/{path.stem}" for path in listed(root / "images" / split, "*.jpg")]
         found[split] = existing({name: root / "annotations" / f"{name}.png" for name in names}, "a mask")
         write_lines(root / f"{split}.txt", found[split])
-    report(ADE, {split: len(names) for split, names in found.items()})
     masks = [root / "annotations" / f"{name}.png" for names in found.values() for name in names]
-    finish(args.root, masks, args.workers, classes("ade150").names, first=1, ignored=0)
+    finish(args, args.root, [ADE], found, masks, classes("ade150").names, first=1, ignored=0)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """COCO-Stuff 164k and COCO-Object on the images of COCO 2017, for data=coco_stuff and data=coco_object.
 
-    python scripts/prepare_coco.py
-    python scripts/prepare_coco.py --splits val2017          # 1.5 GB instead of 20: enough to evaluate
+    python scripts/prepare_coco.py                           # 43 GB of disk, 22 after --delete-archives
+    python scripts/prepare_coco.py --splits val2017          # 2.4 GB of disk: enough to evaluate
 
 makes, below --root, stuff171/{train2017,val2017}/ (0 to 170, 255 unlabelled), object81/{train2017,val2017}/ (0 background, 1 to 80)
 and split files beside them.
@@ -21,18 +21,22 @@ import numpy as np  # noqa: E402 - after the path, so that it runs from a checko
 
 from maskclip.data.download import Archive  # noqa: E402
 from maskclip.data.images import read_mask, write_mask  # noqa: E402
-from maskclip.data.release import Release, arguments, classes, convert, existing, finish, obtain, one_sentence, report, write_lines  # noqa: E402
+from maskclip.data.release import Release, arguments, classes, convert, existing, finish, listed, obtain, one_sentence, write_lines  # noqa: E402
 from maskclip.errors import InputError  # noqa: E402
 from maskclip.vocabulary import Palette  # noqa: E402
 
 IMAGES = {
-    "train2017": Archive("http://images.cocodataset.org/zips/train2017.zip", "train2017.zip", None, "md5:cced6f7f71b7629ddf16f17bbcfab6b2"),
+    "train2017": Archive(
+        "http://images.cocodataset.org/zips/train2017.zip", "train2017.zip", 19_336_861_798, "md5:cced6f7f71b7629ddf16f17bbcfab6b2"
+    ),
     "val2017": Archive(
         "http://images.cocodataset.org/zips/val2017.zip", "val2017.zip", 815_585_330, "md5:442b8da7639aecaf257c1dceb8ba8c80"
     ),
 }
 MAPS = Archive(
-    "http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/stuffthingmaps_trainval2017.zip", "stuffthingmaps_trainval2017.zip"
+    "http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/stuffthingmaps_trainval2017.zip",
+    "stuffthingmaps_trainval2017.zip",
+    rough_size=659_000_000,
 )
 COCO = Release(
     title="COCO 2017",
@@ -48,6 +52,8 @@ STUFF = Release(
     archives=[MAPS],
     images={},
 )
+UNPACKED = {"train2017": (19_300_000_000, 1_900_000_000), "val2017": (810_000_000, 80_000_000)}
+"""About how many bytes the images of a split take, and its maps and what they are converted to."""
 HOLES = {11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90}
 """Values, 0 to 181, that no class has: COCO dropped these categories."""
 
@@ -74,39 +80,39 @@ def relabel(source: Path, target: Path, table: np.ndarray, palette: Palette) -> 
 
 def split_names(root: Path, split: str) -> list[str]:
     """Names of the images of a split that have a map, such as val2017/000000000139."""
-    pictures = sorted((root / split).glob("*.jpg"))
-    if not pictures:
-        raise InputError(f"no images in {root / split}")
-    return existing({f"{split}/{p.stem}": root / split / f"{p.stem}.png" for p in pictures}, "a map")
+    return existing({f"{split}/{p.stem}": root / split / f"{p.stem}.png" for p in listed(root / split, "*.jpg")}, "a map")
+
+
+def parts(split: str) -> list[Release]:
+    """What a split consists of: the maps first, because their server is the least reliable, then the images."""
+    images, maps = UNPACKED[split]
+    folders = tuple(f"{folder}/{split}" for folder in ("stuff171", "object81"))
+    return [
+        replace(STUFF, wanted=lambda name: f"{split}/" in name, selection=split, folders=folders, unpacked=maps),
+        replace(COCO, archives=[IMAGES[split]], folders=(split,), unpacked=images),
+    ]
 
 
 def main() -> None:
     parser = arguments([COCO, STUFF], __doc__)
     parser.add_argument("--splits", nargs="+", choices=tuple(IMAGES), default=list(IMAGES), help="(default: both)")
     args = parser.parse_args()
-    root, chosen = args.root / "coco", sorted(args.splits)
-    obtain(replace(COCO, archives=[IMAGES[split] for split in chosen]), root, args.source, not args.no_verify)
-    maps = replace(STUFF, wanted=partial(is_in, splits=chosen), selection="+".join(chosen))
-    obtain(maps, root, args.source, not args.no_verify)
+    root = args.root / "coco"
+    releases = sorted((part for split in dict.fromkeys(args.splits) for part in parts(split)), key=lambda part: part.title != STUFF.title)
+    obtain(releases, root, args.source, args.verify)
     print(root)
     found = {split: split_names(root, split) for split in args.splits}
     for folder, table, words in (
         ("stuff171", stuff_table(), classes("coco_stuff171")),
         ("object81", object_table(), classes("coco_object")),
     ):
-        names = [name for listed in found.values() for name in listed]
+        names = [name for of_split in found.values() for name in of_split]
         function = partial(relabel, table=table, palette=words.colours)
         convert([(root / f"{n}.png", root / folder / f"{n}.png") for n in names], function, args.workers, folder)
-        for split, listed in found.items():
-            write_lines(root / folder / f"{split}.txt", listed)
-    report(COCO, {split: len(names) for split, names in found.items()})
+        for split, of_split in found.items():
+            write_lines(root / folder / f"{split}.txt", of_split)
     every = [root / "stuff171" / f"{name}.png" for names in found.values() for name in names]
-    finish(root, every, args.workers, classes("coco_stuff171").names)
-
-
-def is_in(name: str, splits: list[str]) -> bool:
-    """Whether a member of an archive belongs to one of the splits."""
-    return any(f"{split}/" in name for split in splits)
+    finish(args, root, releases, found, every, classes("coco_stuff171").names)
 
 
 if __name__ == "__main__":

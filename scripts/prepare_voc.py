@@ -31,25 +31,31 @@ from maskclip.data.release import (  # noqa: E402
     obtain,
     one_sentence,
     read_lines,
-    report,
     write_lines,
 )
 from maskclip.vocabulary import Palette  # noqa: E402
 
+ARCHIVE = Archive(
+    "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+    "VOCtrainval_11-May-2012.tar",
+    1_999_639_040,
+    "md5:6cd6e144f989b92b3379bac3b3de84fd",
+    (
+        "https://d2l-data.s3-accelerate.amazonaws.com/VOCtrainval_11-May-2012.tar",
+        "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+    ),
+)
+LISTS = ("/ImageSets/Main/train.txt", "/ImageSets/Main/val.txt")
+"""All images of VOC 2012: scripts/prepare_context.py can take its images from there."""
 VOC = Release(
     title="Pascal VOC 2012",
-    page="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
+    page="https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/",
     terms='images from flickr: use must respect the flickr terms of use (see "Database Rights" on the page)',
-    archives=[
-        Archive(
-            "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
-            "VOCtrainval_11-May-2012.tar",
-            1_999_639_040,
-            "md5:6cd6e144f989b92b3379bac3b3de84fd",
-        )
-    ],
+    archives=[ARCHIVE],
     images={"trainaug": 10582, "val": 1449},
-    wanted=lambda name: any(part in name for part in ("/JPEGImages/", "/SegmentationClass/", "/ImageSets/Segmentation/")),
+    wanted=lambda name: any(part in name for part in ("/JPEGImages/", "/SegmentationClass/", "/ImageSets/Segmentation/", *LISTS)),
+    folders=("VOCdevkit/VOC2012",),
+    unpacked=1_950_000_000,
 )
 SBD = Release(
     title="Semantic Boundaries Dataset",
@@ -59,14 +65,15 @@ SBD = Release(
         Archive(
             "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz",
             "benchmark.tgz",
-            None,
+            1_419_539_633,
             "md5:82b4d87ceb2ed10f6038a1cba92111cb",
         )
     ],
     images={},
     wanted=lambda name: "/dataset/cls/" in name or name.endswith(("dataset/train.txt", "dataset/val.txt")),
+    folders=("benchmark_RELEASE",),
+    unpacked=60_000_000,
 )
-WHY = "SBD or VOC's lists lack some, or have others than the releases of 2012"
 
 
 def sbd_mask(source: Path, target: Path, palette: Palette) -> None:
@@ -83,8 +90,7 @@ def voc_mask(source: Path, target: Path) -> None:
 
 def main() -> None:
     args = arguments([VOC, SBD], __doc__).parse_args()
-    for release in (VOC, SBD):
-        obtain(release, args.root, args.source, not args.no_verify)
+    obtain([VOC, SBD], args.root, args.source, args.verify)
     voc, sbd = args.root / "VOCdevkit" / "VOC2012", args.root / "benchmark_RELEASE" / "dataset"
     lists, masks = voc / "ImageSets" / "Segmentation", voc / "SegmentationClassAug"
     train, val = read_lines(lists / "train.txt"), read_lines(lists / "val.txt")
@@ -93,11 +99,12 @@ def main() -> None:
     convert([(voc / "SegmentationClass" / f"{n}.png", masks / f"{n}.png") for n in (*train, *val)], voc_mask, args.workers, "VOC's masks")
     to_png = partial(sbd_mask, palette=words.colours)
     convert([(sbd / "cls" / f"{n}.mat", masks / f"{n}.png") for n in extra], to_png, args.workers, "SBD's masks")
-    names = existing({n: voc / "JPEGImages" / f"{n}.jpg" for n in sorted([*train, *extra])}, "a picture")
-    write_lines(lists / "trainaug.txt", names)
+    splits = {"trainaug": sorted([*train, *extra]), "val": val}
+    found = {split: existing({n: voc / "JPEGImages" / f"{n}.jpg" for n in names}, "a JPEG") for split, names in splits.items()}
+    write_lines(lists / "trainaug.txt", found["trainaug"])
     print(voc)
-    report(VOC, {"trainaug": len(names), "val": len(val)}, dict.fromkeys(VOC.images, WHY))
-    finish(args.root, [masks / f"{n}.png" for n in (*names, *val)], args.workers, words.names)
+    every = [masks / f"{n}.png" for names in found.values() for n in names]
+    finish(args, args.root, [VOC, SBD], found, every, words.names)
 
 
 if __name__ == "__main__":

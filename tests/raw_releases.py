@@ -81,7 +81,8 @@ def write_voc(folder: Path) -> None:
     names = [*VOC_TRAIN, *VOC_VAL, "2008_000002", "2008_000003", "2008_000009"]
     files = {f"{voc}/JPEGImages/{name}.jpg": jpeg(i) for i, name in enumerate(names)}
     files |= {f"{voc}/SegmentationClass/{name}.png": palette_png(blocks(BORDERED)) for name in (*VOC_TRAIN, *VOC_VAL)}
-    files |= {f"{voc}/ImageSets/Segmentation/{s}.txt": lines(n) for s, n in (("train", VOC_TRAIN), ("val", VOC_VAL))}
+    for task in ("Segmentation", "Main"):
+        files |= {f"{voc}/ImageSets/{task}/{s}.txt": lines(n) for s, n in (("train", VOC_TRAIN), ("val", VOC_VAL))}
     files |= {f"{voc}/Annotations/{names[0]}.xml": b"<annotation/>"}
     write_tar(folder / "VOCtrainval_11-May-2012.tar", files)
     sbd = "benchmark_RELEASE/dataset"
@@ -95,18 +96,39 @@ def write_voc(folder: Path) -> None:
 
 
 CONTEXT_TRAIN, CONTEXT_VAL = ["2008_000008", "2008_000015"], ["2008_000002", "2008_000003"]
+CONTEXT_LEFT_OUT = {"train": ["2008_003252", "2010_001592"], "val": ["2010_001606"]}  # VOC's lists have them, the published split has not
 CONTEXT_IDS = [0, 1, 2, 9, 255, 256, 458, 459]  # nothing, accordion, aeroplane, bag, two that are no class of the 59, wood, the last
 
 
+def context_lists(**later: list[str]) -> Files:
+    """ImageSets/Main of a VOC, with the images `later` that later releases added."""
+    names = {"train": CONTEXT_TRAIN, "val": CONTEXT_VAL}
+    main = {split: lines([*names[split], *CONTEXT_LEFT_OUT[split], *later.get(split, [])]) for split in names}
+    return {f"ImageSets/Main/{split}.txt": content for split, content in main.items()}
+
+
+CONTEXT_ALL = [*CONTEXT_TRAIN, *CONTEXT_VAL, *CONTEXT_LEFT_OUT["train"], *CONTEXT_LEFT_OUT["val"]]
+
+
 def write_context(folder: Path) -> None:
-    voc = "VOCdevkit/VOC2010"
-    files = {f"{voc}/JPEGImages/{name}.jpg": jpeg(i) for i, name in enumerate([*CONTEXT_TRAIN, *CONTEXT_VAL])}
-    files |= {f"{voc}/ImageSets/Main/{s}.txt": lines(n) for s, n in (("train", CONTEXT_TRAIN), ("val", CONTEXT_VAL))}
-    files |= {f"{voc}/ImageSets/Main/cat_train.txt": b"2008_000008 -1\n"}
-    write_tar(folder / "VOCtrainval_03-May-2010.tar", files)
+    files = {f"JPEGImages/{name}.jpg": jpeg(i) for i, name in enumerate(CONTEXT_ALL)}
+    files |= context_lists() | {"ImageSets/Main/cat_train.txt": b"2008_000008 -1\n"}
+    write_tar(folder / "VOCtrainval_03-May-2010.tar", {f"VOCdevkit/VOC2010/{name}": content for name, content in files.items()})
+    write_context_maps(folder)
+
+
+def write_context_maps(folder: Path) -> None:
     labels = mat({"LabelMap": blocks(CONTEXT_IDS, dtype=np.uint16)})
-    maps = {f"trainval/{name}.mat": labels for name in [*CONTEXT_TRAIN, *CONTEXT_VAL]}
+    maps = {f"trainval/{name}.mat": labels for name in CONTEXT_ALL}
     write_tar(folder / "trainval.tar.gz", {"trainval/labels.txt": b"1: accordion\n", **maps}, "w:gz")
+
+
+def write_context_2012(folder: Path) -> None:
+    """VOC 2012 with the images of Pascal Context, and two of 2011, which it does not have."""
+    files = {f"JPEGImages/{name}.jpg": jpeg(i) for i, name in enumerate([*CONTEXT_ALL, "2011_000001", "2011_000002"])}
+    files |= context_lists(train=["2011_000001"], val=["2011_000002"])
+    write_tar(folder / "VOCtrainval_11-May-2012.tar", {f"VOCdevkit/VOC2012/{name}": content for name, content in files.items()})
+    write_context_maps(folder)
 
 
 COCO = {"train2017": ["000000000009", "000000000025", "000000000030"], "val2017": ["000000000139", "000000000285"]}

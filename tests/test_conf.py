@@ -36,13 +36,14 @@ GROUPS = {
         "logger",
         "paths",
         "classes",
+        "words",
         "experiment",
         "debug",
     ),
-    "eval": ("model", "data", "protocol", "trainer", "paths", "classes", "sweep", "debug"),
-    "embed": ("model", "classes", "paths"),
+    "eval": ("model", "data", "protocol", "trainer", "logger", "paths", "classes", "words", "sweep", "debug"),
+    "embed": ("model", "classes", "words", "paths"),
     "export": ("paths",),
-    "segment": ("model", "classes", "protocol", "trainer", "paths"),
+    "segment": ("model", "classes", "words", "protocol", "trainer", "paths"),
 }
 # what a person has to give
 NEEDED = ["model.checkpoint=x.ckpt", "data.root=photos"]
@@ -167,52 +168,147 @@ def test_the_schedules_of_the_paper(name: str, compose_cfg: Callable[..., DictCo
     assert cfg.data.batch_size == 16 and cfg.student.encoder == "tu-resnet101c"
 
 
-SIDES = {**dict.fromkeys(("context59", "context60", "context459"), (None, 520)), "textures": (None, None)}
-WITH_BACKGROUND = ("voc21", "context60", "coco_object")
-SCLIP_SCALE, CLEARCLIP, PROXYCLIP = {"voc21": 65, "context60": 50, "coco_object": 50}, (0.5, 0.15, 0.4), (0.2, 0.15, 0.25)
+WHOLE = (None, None)
+NO_SCALE = NO_BACKGROUND = NO_AREA = None
+
+# Short side, (window, stride), logit scale, background threshold, area threshold; the long side is at most 2048 in all.
+# Copied by hand from configs/cfg_*.py and the defaults of the segmentor's __init__ in each repository; data sets that a repository
+# has no config for have its defaults.
+PUBLISHED_PROTOCOLS: dict[str, dict[str, tuple[Any, ...]]] = {
+    # github.com/wangf3014/SCLIP: configs of 57fa9aa, clip_segmentor.py of d84d4ab
+    "sclip": {
+        "voc21": (336, (224, 112), 65, 0.1, 0.1),
+        "context60": (336, (224, 112), 50, 0.1, NO_AREA),
+        "coco_object": (336, (224, 112), 50, 0.1, NO_AREA),
+        "voc20": (336, (224, 112), 40, NO_BACKGROUND, NO_AREA),
+        "context59": (336, (224, 112), 40, NO_BACKGROUND, NO_AREA),
+        "coco_stuff": (448, (224, 112), 40, NO_BACKGROUND, NO_AREA),
+        "cityscapes": (560, (224, 112), 40, NO_BACKGROUND, NO_AREA),
+        "ade20k": (336, (224, 112), 40, NO_BACKGROUND, NO_AREA),
+        "context459": (336, (224, 112), 40, NO_BACKGROUND, NO_AREA),
+        "folder": (336, (224, 112), 40, NO_BACKGROUND, NO_AREA),
+        "textures": (336, (224, 112), 40, NO_BACKGROUND, NO_AREA),
+    },
+    # github.com/sinahmr/NACLIP: configs and naclip.py of defb7c9 (slide_crop=0 on VOC: the whole image)
+    "naclip": {
+        "voc21": (336, WHOLE, 40, 0.1, NO_AREA),
+        "context60": (336, (224, 112), 40, 0.1, NO_AREA),
+        "coco_object": (336, (224, 112), 40, 0.1, NO_AREA),
+        "voc20": (336, WHOLE, 40, NO_BACKGROUND, NO_AREA),
+        "context59": (336, (224, 112), 40, NO_BACKGROUND, NO_AREA),
+        "coco_stuff": (336, (224, 112), 40, NO_BACKGROUND, NO_AREA),
+        "cityscapes": (560, (224, 112), 40, NO_BACKGROUND, NO_AREA),
+        "ade20k": (336, (224, 112), 40, NO_BACKGROUND, NO_AREA),
+        "context459": (336, (224, 112), 40, NO_BACKGROUND, NO_AREA),
+        "folder": (336, (224, 112), 40, NO_BACKGROUND, NO_AREA),
+        "textures": (336, (224, 112), 40, NO_BACKGROUND, NO_AREA),
+    },
+    # github.com/mc-lan/ClearCLIP: configs of fd05ce4, clearclip_segmentor.py of afe06b8
+    "clearclip": {
+        "voc21": (448, (448, 224), 50, 0.5, NO_AREA),
+        "context60": (448, (448, 224), 50, 0.15, NO_AREA),
+        "coco_object": (448, (448, 224), 50, 0.4, NO_AREA),
+        "voc20": (448, (448, 224), 50, NO_BACKGROUND, NO_AREA),
+        "context59": (448, (448, 224), 50, NO_BACKGROUND, NO_AREA),
+        "coco_stuff": (448, (448, 224), 50, NO_BACKGROUND, NO_AREA),
+        "cityscapes": (448, (224, 224), 50, NO_BACKGROUND, NO_AREA),
+        "ade20k": (448, (448, 224), 50, NO_BACKGROUND, NO_AREA),
+        "context459": (448, (448, 224), 50, NO_BACKGROUND, NO_AREA),
+        "folder": (448, (448, 224), 50, NO_BACKGROUND, NO_AREA),
+        "textures": (448, (448, 224), 50, NO_BACKGROUND, NO_AREA),
+    },
+    # github.com/mc-lan/ProxyCLIP: configs and proxyclip_segmentor.py of 05c3c18
+    "proxyclip": {
+        "voc21": (336, (336, 112), 40, 0.2, NO_AREA),
+        "context60": (336, (336, 112), 40, 0.15, NO_AREA),
+        "coco_object": (336, (336, 112), 40, 0.25, NO_AREA),
+        "voc20": (336, (336, 112), 40, NO_BACKGROUND, NO_AREA),
+        "context59": (336, (336, 112), 40, NO_BACKGROUND, NO_AREA),
+        "coco_stuff": (336, (336, 112), 40, NO_BACKGROUND, NO_AREA),
+        "cityscapes": (448, (224, 112), 40, NO_BACKGROUND, NO_AREA),
+        "ade20k": (448, (336, 112), 40, NO_BACKGROUND, NO_AREA),
+        "context459": (448, (336, 112), 40, NO_BACKGROUND, NO_AREA),
+        "folder": (336, (336, 112), 40, NO_BACKGROUND, NO_AREA),
+        "textures": (336, (336, 112), 40, NO_BACKGROUND, NO_AREA),
+    },
+    # github.com/khanrc/tcl (kakaobrain/tcl): segmentation/configs/_base_/datasets of e643d68; its scale and background are its network's
+    "tcl": {
+        "voc21": (448, (448, 224), NO_SCALE, NO_BACKGROUND, NO_AREA),
+        "context60": (448, (448, 224), NO_SCALE, NO_BACKGROUND, NO_AREA),
+        "coco_object": (448, (448, 224), NO_SCALE, NO_BACKGROUND, NO_AREA),
+        "voc20": (448, (448, 224), NO_SCALE, NO_BACKGROUND, NO_AREA),
+        "context59": (448, (448, 224), NO_SCALE, NO_BACKGROUND, NO_AREA),
+        "coco_stuff": (448, (448, 224), NO_SCALE, NO_BACKGROUND, NO_AREA),
+        "cityscapes": (448, (448, 224), NO_SCALE, NO_BACKGROUND, NO_AREA),
+        "ade20k": (448, (448, 224), NO_SCALE, NO_BACKGROUND, NO_AREA),
+        "context459": (448, (448, 224), NO_SCALE, NO_BACKGROUND, NO_AREA),
+        "folder": (448, (448, 224), NO_SCALE, NO_BACKGROUND, NO_AREA),
+        "textures": (448, (448, 224), NO_SCALE, NO_BACKGROUND, NO_AREA),
+    },
+}
+# Synonyms, sentences, normalisation (None: CLIP's own), words
+FOR_ALL_DATA: dict[str, tuple[Any, ...]] = {
+    "sclip": ("probability", "openai", None, "sclip"),
+    "naclip": ("probability", "openai", None, "naclip"),
+    "clearclip": ("probability", "openai", None, "clearclip"),
+    "proxyclip": ("probability", "openai", None, "proxyclip"),
+    "tcl": ("best", "tcl", "imagenet", "own"),
+}
+# The paper (section 4.1 and the released configs): Pascal Context long side 520, others short side 512 and long side at most 2048.
+CONTEXT_SIZE, OTHER_SIZE = Protocol(long_side=520), Protocol(short_side=512, long_side=2048)
+PAPER = {"context59": CONTEXT_SIZE, "context60": CONTEXT_SIZE, "context459": CONTEXT_SIZE, "textures": Protocol()}
+OWN_PROTOCOLS = {
+    "paper": PAPER,
+    "official": PAPER,
+    "multi_scale": dict.fromkeys(options("data"), Protocol(scales=[224, 336, 520], long_side=2048)),
+    "native": dict.fromkeys(options("data"), Protocol()),
+    "long_520": dict.fromkeys(options("data"), CONTEXT_SIZE),
+    "short_512": {},
+}
 
 
-def of_background(name: str, values: tuple[float, ...]) -> float | None:
-    return dict(zip(WITH_BACKGROUND, values, strict=True)).get(name)
-
-
-def lineage(protocol: str, name: str) -> tuple[Any, ...]:
-    """Short side, long side, window, stride, logit scale and background threshold of a protocol on a data set."""
-    sclip = {"cityscapes": 560, "coco_stuff": 448}.get(name, 336)
-    naclip = 560 if name == "cityscapes" else 336
-    return {
-        "sclip": (sclip, 2048, 224, 112, SCLIP_SCALE.get(name, 40), of_background(name, (0.1, 0.1, 0.1))),
-        "naclip": (naclip, 2048, 224, 112, 40, of_background(name, (0.1, 0.1, 0.1))),
-        "clearclip": (448, 2048, 448, 224, 50, of_background(name, CLEARCLIP)),
-        "proxyclip": (naclip, 2048, 336, 112, 40, of_background(name, PROXYCLIP)),
-        "tcl": (448, 2048, 448, 224, None, None),
-    }[protocol]
+def test_the_tables_state_every_protocol_and_every_data_set() -> None:
+    assert PUBLISHED_PROTOCOLS.keys() | OWN_PROTOCOLS.keys() == set(options("protocol"))
+    assert all(set(table) == set(options("data")) for table in PUBLISHED_PROTOCOLS.values())
 
 
 @pytest.mark.parametrize("data", options("data"))
-@pytest.mark.parametrize("protocol", options("protocol"))
-def test_every_protocol_on_every_data_set(protocol: str, data: str, compose_cfg: Callable[..., DictConfig]) -> None:
+@pytest.mark.parametrize("protocol", PUBLISHED_PROTOCOLS)
+def test_published_protocols_have_the_values_of_their_repositories(
+    protocol: str, data: str, compose_cfg: Callable[..., DictConfig]
+) -> None:
     cfg = compose_cfg("eval", *overrides_for(f"data={data}"), f"protocol={protocol}", "model=maskclip_vit16")
-    built = build(cfg.protocol)
-    assert isinstance(built, Protocol)
-    name = cfg.data.name
-    if protocol in ("paper", "official"):
-        assert built == Protocol(*SIDES.get(name, (512, 2048)))
-        assert data == "folder" or built == build(compose_cfg("eval", f"data={data}").protocol)  # what the data set chooses itself
-    elif protocol == "multi_scale":
-        assert built == Protocol(scales=[224, 336, 520], long_side=2048)
-    elif protocol not in ("native", "long_520", "short_512"):
-        said = (built.short_side, built.long_side, built.window, built.stride, built.logit_scale, built.background_threshold)
-        assert said == lineage(protocol, name) and cfg.model.templates == "openai"
-        assert built.synonyms == ("best" if protocol == "tcl" else "probability")
-        assert built.background_threshold is None or cfg.classes.background
-    if protocol not in ("sclip", "naclip", "clearclip", "proxyclip", "tcl"):
-        assert cfg.model.templates == "maskclip"
+    built, (short_side, (window, stride), scale, threshold, area) = build(cfg.protocol), PUBLISHED_PROTOCOLS[protocol][data]
+    synonyms, templates, normalisation, words = FOR_ALL_DATA[protocol]
+    assert built == Protocol(
+        short_side=short_side,
+        long_side=2048,
+        window=window,
+        stride=stride,
+        logit_scale=scale,
+        background_threshold=threshold,
+        area_threshold=area,
+        synonyms=synonyms,
+    )
+    assert (cfg.model.templates, cfg.model.normalisation, cfg.words.name) == (templates, normalisation, words)
+    assert (threshold is None and area is None) or cfg.classes.background
+
+
+@pytest.mark.parametrize("data", options("data"))
+@pytest.mark.parametrize("protocol", OWN_PROTOCOLS)
+def test_the_projects_own_protocols(protocol: str, data: str, compose_cfg: Callable[..., DictConfig]) -> None:
+    cfg = compose_cfg("eval", *overrides_for(f"data={data}"), f"protocol={protocol}", "model=maskclip_vit16")
+    assert build(cfg.protocol) == OWN_PROTOCOLS[protocol].get(data, OTHER_SIZE)
+    if protocol == "paper" and data != "folder":
+        assert build(cfg.protocol) == build(compose_cfg("eval", f"data={data}").protocol)  # what the data set chooses itself
+    assert (cfg.model.templates, cfg.model.normalisation, cfg.words.name) == ("maskclip", None, "own")
 
 
 def test_protocols_leave_alone_what_has_no_sentences_or_its_own(compose_cfg: Callable[..., DictConfig]) -> None:
     assert set(compose_cfg("eval", "protocol=sclip", "model=student").model) == {"_target_", "checkpoint"}
     assert len(compose_cfg("eval", "protocol=sclip", "model=maskclip_textures").model.templates) == 6
+    assert compose_cfg("eval", "protocol=tcl", "model=maskclip_textures").model.normalisation is None
+    assert compose_cfg("eval", "protocol=tcl", "model.normalisation=openai").model.normalisation == "openai"
     assert compose_cfg("eval", "protocol=sclip", "model.templates=simple").model.templates == "simple"
     segment = compose_cfg("segment", "protocol=sclip", "protocol.short_side=500")
     assert (build(segment.protocol).short_side, build(segment.protocol).logit_scale, segment.model.templates) == (500, 40, "openai")

@@ -12,11 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskclip import InputError
-
 
 def inspect(monkeypatch: pytest.MonkeyPatch, folder: Path, *overrides: str) -> dict:
-    monkeypatch.setattr(sys, "argv", ["inspect_data.py", f"paths.output={folder}", *overrides])
+    monkeypatch.setattr(sys, "argv", ["inspect_data.py", f"paths.output={folder}", f"hydra.run.dir={folder}", *overrides])
     inspect_data.main()
     return json.loads((folder / "report.json").read_text())
 
@@ -30,7 +28,7 @@ def test_a_sound_data_set(textures_root: Path, tmp_path: Path, monkeypatch: pyte
     assert "5 images, 0 problems" in printed and "brick wall" in printed
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 3 * inspect_data.CELL and sheet.height > 5 * inspect_data.CELL
-    assert inspect(monkeypatch, tmp_path, "data=textures", f"data.root={textures_root}", "+split=train", "+sample=3")["images"] == 3
+    assert inspect(monkeypatch, tmp_path, "data=textures", f"data.root={textures_root}", "split=train", "sample=3")["images"] == 3
 
 
 def test_problems_are_listed_with_their_files(textures_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,11 +40,29 @@ def test_problems_are_listed_with_their_files(textures_root: Path, tmp_path: Pat
     Image.new("L", (5, 5)).save(masks / "val_00002.png")
     Image.fromarray(np.full(np.asarray(Image.open(masks / "val_00003.png")).shape, 77, np.uint8)).save(masks / "val_00003.png")
     report = inspect(monkeypatch, tmp_path / "out", "data=textures", f"data.root={root}")
-    assert len(report["problems"]) == 4
-    assert "cannot read the image" in report["problems"][0] and "val_00000.jpg" in report["problems"][0]
-    assert "no such mask" in report["problems"][1] and "val_00001.png" in report["problems"][1]
-    assert "val_00002.png is 5 x 5 pixels" in report["problems"][2]
-    assert "val_00003.png has labels [77]" in report["problems"][3]
+    advice, *problems = report["problems"]
+    assert len(problems) == 4 and "'data.ignore=[77]'" in advice
+    assert "cannot read the image" in problems[0] and "val_00000.jpg" in problems[0]
+    assert "no such mask" in problems[1] and "val_00001.png" in problems[1]
+    assert "val_00002.png is 5 x 5 pixels" in problems[2]
+    assert "val_00003.png has labels [77]" in problems[3]
+
+
+def test_turned_images_are_counted(textures_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, exif = tmp_path / "turned", Image.Exif()
+    shutil.copytree(textures_root, root)
+    exif[0x0112] = 3
+    for name in ("val_00000", "val_00001"):
+        path = root / "JPEGImages" / f"{name}.jpg"
+        Image.open(path).save(path, exif=exif)
+    report = inspect(monkeypatch, tmp_path / "out", "data=textures", f"data.root={root}")
+    assert report["turned"] == 2 and report["problems"] == []
+    exif[0x0112] = 6
+    Image.new("RGB", (50, 40)).save(root / "JPEGImages" / "val_00002.jpg", exif=exif)
+    Image.new("L", (50, 40)).save(root / "SegmentationClass" / "val_00002.png")
+    (problem,) = inspect(monkeypatch, tmp_path / "out", "data=textures", f"data.root={root}")["problems"]
+    assert "EXIF orientation 6" in problem and "data.exif=false" in problem
+    assert inspect(monkeypatch, tmp_path / "out", "data=textures", f"data.root={root}", "data.exif=false")["problems"] == []
 
 
 def test_a_folder_without_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,6 +72,31 @@ def test_a_folder_without_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert report["images"] == 1 and report["sizes"] == {"30x20": 1} and (tmp_path / "out" / "sheet.png").is_file()
 
 
-def test_bad_overrides_are_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"Could not find 'data/voc'"):
-        inspect(monkeypatch, tmp_path, "data=voc")
+def test_every_value_is_listed_with_its_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, row in (("a", [0, 1, 1, 2]), ("b", [1, 2, 2, 2])):
+        Image.new("RGB", (4, 1)).save(tmp_path / f"{name}.jpg")
+        Image.fromarray(np.array([row], np.uint8)).save(tmp_path / f"{name}.png")
+    where = ("data=folder", f"data.root={tmp_path}", "classes.names=[sky,road]", "data.images=%.jpg", "data.masks=%.png")
+    report = inspect(monkeypatch, tmp_path / "out", *where)
+    assert [(v["value"], v["class"], v["pixels"]) for v in report["values"]] == [(0, "sky", 1), (1, "road", 3), (2, "unknown", 4)]
+    assert "'data.ignore=[2]', and value 0 stays sky" in report["problems"][0]
+    assert "value 1 is sky, value 2 is road" in report["problems"][0]
+    report = inspect(monkeypatch, tmp_path / "out", *where, "data.ignore=[2]")
+    assert report["problems"] == [] and report["pixels"] == {"sky": 1, "road": 3, "ignored": 4}
+    assert "value 2     ignored" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("split=tests", "split=tests: choose"),
+        ("sample=0", "sample=0: expected"),
+        ("data.images={train: a}", "no pattern for the split val"),
+    ],
+)
+def test_bad_settings_are_a_sentence(
+    override: str, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        inspect(monkeypatch, tmp_path, "data=folder", f"data.root={tmp_path}", "classes.names=[cat]", override)
+    assert message in capsys.readouterr().err

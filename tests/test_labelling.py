@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from largest import Largest
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from maskclip.labelling import SOFT, Rule, View, label_map
 from maskclip.resampling import resample, windows
@@ -163,19 +163,6 @@ def test_labels_of_many_classes_have_more_bits() -> None:
     logits[299] += 9
     labels = label_map([view_of(logits)], Rule(), 300).labels
     assert labels.dtype == torch.int32 and (labels == 299).all()
-
-
-class Largest(TorchDispatchMode):
-    """Remembers the largest tensor that any operation returns."""
-
-    values = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for one in out if isinstance(out, (tuple, list)) else [out]:
-            if isinstance(one, Tensor):
-                self.values = max(self.values, one.untyped_storage().nbytes() // one.element_size())
-        return out
 
 
 @pytest.mark.parametrize(

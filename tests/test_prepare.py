@@ -20,6 +20,7 @@ from raw_releases import WRITERS, prepare
 from maskclip import InputError
 from maskclip.data.images import read_mask
 from maskclip.data.release import convert, read_lines
+from maskclip.data.unpack import unpack
 from maskclip.programs.training import train_student
 
 
@@ -47,7 +48,8 @@ def test_context(prepared: Callable[..., Path], tmp_path: Path) -> None:
     voc = prepared("context") / "VOCdevkit" / "VOC2010"
     assert stripes(voc / "SegmentationClassContext" / "2008_000008.png") == [0, 1, 2, 0, 59, 0]
     assert stripes(voc / "SegmentationClassContext459" / "2008_000008.png") == [65535, 0, 1, 8, 254, 255, 457, 458]
-    assert read_lines(voc / "ImageSets" / "SegmentationContext" / "val.txt") == raw.CONTEXT_VAL
+    for split, names in (("train", raw.CONTEXT_TRAIN), ("val", raw.CONTEXT_VAL)):  # without the three that are left out
+        assert read_lines(voc / "ImageSets" / "SegmentationContext" / f"{split}.txt") == names
     lists = tmp_path / "trainval_merged.json"
     lists.write_text('{"images": [{"file_name": "2008_000015.jpg", "phase": "val"}, {"file_name": "2008_000002.jpg", "phase": "train"}]}')
     prepared("context", f"--lists={lists}")
@@ -55,6 +57,60 @@ def test_context(prepared: Callable[..., Path], tmp_path: Path) -> None:
     lists.write_text("[]")
     with pytest.raises(InputError, match=r"trainval_merged.json .--lists. is not a list of images"):
         prepared("context", f"--lists={lists}")
+
+
+def test_context_on_the_images_of_voc_2012(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw.write_context_2012(tmp_path)
+    root = tmp_path / "data"
+    prepare(monkeypatch, "context", root, f"--from={tmp_path}")
+    check_context_2012(root)
+    (tmp_path / "VOCtrainval_11-May-2012.tar").unlink()
+    prepare(monkeypatch, "context", root, f"--from={tmp_path}")  # neither VOC is asked for
+
+
+def test_context_beside_voc_2012(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has VOC 2012, unpacked by whatever tool, needs the label maps alone."""
+    raw.write_context_2012(tmp_path)
+    root = tmp_path / "data"
+    unpack(tmp_path / "VOCtrainval_11-May-2012.tar", root)
+    (tmp_path / "VOCtrainval_11-May-2012.tar").unlink()
+    prepare(monkeypatch, "context", root, f"--from={tmp_path}")
+    check_context_2012(root)
+    with pytest.raises(InputError, match=r"no VOCtrainval_03-May-2010\.tar in "):
+        prepare(monkeypatch, "context", root, f"--from={tmp_path}", "--voc=2010")
+
+
+def check_context_2012(root: Path) -> None:
+    voc, names = root / "VOCdevkit" / "VOC2010", sorted([*raw.CONTEXT_TRAIN, *raw.CONTEXT_VAL])
+    lists = voc / "ImageSets" / "SegmentationContext"
+    assert read_lines(lists / "train.txt") == raw.CONTEXT_TRAIN and read_lines(lists / "val.txt") == raw.CONTEXT_VAL
+    for folder, suffix in (("JPEGImages", "jpg"), ("SegmentationClassContext", "png"), ("SegmentationClassContext459", "png")):
+        assert sorted(path.name for path in (voc / folder).iterdir()) == [f"{name}.{suffix}" for name in names]
+    image = voc / "JPEGImages" / f"{names[0]}.jpg"
+    assert image.samefile(root / "VOCdevkit" / "VOC2012" / "JPEGImages" / image.name)  # a link takes no space
+
+
+def test_context_copies_images_where_there_are_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(*_: Any) -> None:
+        raise OSError(95, "Operation not supported")
+
+    raw.write_context_2012(tmp_path)
+    monkeypatch.setattr(os, "link", unsupported)
+    prepare(monkeypatch, "context", tmp_path / "data", f"--from={tmp_path}")
+    name = f"JPEGImages/{raw.CONTEXT_VAL[0]}.jpg"
+    voc = tmp_path / "data" / "VOCdevkit"
+    assert (voc / "VOC2010" / name).read_bytes() == (voc / "VOC2012" / name).read_bytes()
+
+
+def test_lists_of_voc_2012_that_do_not_give_the_published_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw.write_context_2012(tmp_path)
+    unpack(tmp_path / "VOCtrainval_11-May-2012.tar", tmp_path / "data")
+    script = importlib.import_module("prepare_context")
+    monkeypatch.setattr(script, "obtain", lambda releases, root, source, verify: unpack(tmp_path / "trainval.tar.gz", root))
+    monkeypatch.setattr(sys, "argv", ["prepare_context.py", f"--root={tmp_path / 'data'}"])
+    with pytest.raises(InputError, match=r"the lists of VOC 2012 give .*'train': 2, 'val': 2.* instead of .*4996.*with --voc 2010"):
+        script.main()
+    assert not (tmp_path / "data" / "VOCdevkit" / "VOC2010").exists()
 
 
 def test_coco(prepared: Callable[..., Path]) -> None:
@@ -101,7 +157,30 @@ def test_the_help_names_every_archive(monkeypatch: pytest.MonkeyPatch, capsys: p
     with pytest.raises(SystemExit):
         importlib.import_module("prepare_voc").main()
     said = capsys.readouterr().out
-    assert "VOCtrainval_11-May-2012.tar (2.0 GB): http://host" in said and "benchmark.tgz" in said and said.count("terms:") == 2
+    assert "VOCtrainval_11-May-2012.tar (2.0 GB): https://thor" in said and "benchmark.tgz" in said and said.count("terms:") == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "lines"),
+    [
+        (
+            "voc",
+            "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar VOCtrainval_11-May-2012.tar 1999639040 md5:",
+            4,
+        ),
+        ("context", "https://roozbehm.info/pascal-context/trainval.tar.gz trainval.tar.gz - md5:df034edb2c12aa7d33b42b20bb1796e3", 7),
+        ("coco", "http://images.cocodataset.org/zips/train2017.zip train2017.zip 19336861798 md5:", 3),
+        ("cityscapes", "https://www.cityscapes-dataset.com/downloads/ gtFine_trainvaltest.zip 252567705 md5:", 2),
+        ("ade20k", "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip ADEChallengeData2016.zip 967382037 md5:", 1),
+    ],
+)
+def test_the_addresses_are_listed(name: str, first: str, lines: int, monkeypatch: Any, tmp_path: Path, capsys: Any) -> None:
+    with pytest.raises(SystemExit) as ended:
+        prepare(monkeypatch, name, tmp_path / "data", "--urls")
+    assert ended.value.code == 0 and not (tmp_path / "data").exists()
+    printed = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert " ".join(printed[0]).startswith(first)
+    assert len(printed) == lines and {len(fields) for fields in printed} == {4}
 
 
 def test_cityscapes(prepared: Callable[..., Path]) -> None:

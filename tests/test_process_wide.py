@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -52,6 +53,17 @@ def test_the_last_to_leave_restores_what_the_first_found(held: Held[Any]) -> Non
     held.__exit__()
     assert state() == before
     logging.getLogger().setLevel(logging.WARNING)
+
+
+def test_threads_predict_what_one_thread_predicts_and_leave_no_switch_changed(tiny: MaskCLIP) -> None:
+    torch.set_float32_matmul_precision("high")
+    before, fast = state(), torch.backends.mha.get_fastpath_enabled()
+    images = [torch.rand(3, 8 * rows, 8 * columns) for rows, columns in ((12, 12), (5, 20), (9, 7), (20, 3))]
+    expected = [predict(tiny, [image])[0].labels for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda number: predict(tiny, [images[number % 4]])[0].labels, range(40)))
+    assert all(torch.equal(labels, expected[number % 4]) for number, labels in enumerate(found))
+    assert state() == before and torch.backends.mha.get_fastpath_enabled() == fast
 
 
 def test_what_somebody_else_sets_meanwhile_stays() -> None:

@@ -18,20 +18,21 @@ WORDS = Vocabulary(["cat", "dog", "sky"], unseen=["dog"])
 
 def test_card_entries_are_percentages_by_name() -> None:
     entries = score_entries(scores(torch.tensor([[3, 1, 0], [0, 2, 0], [0, 0, 0]]), [1]), WORDS)
-    assert entries["iou"] == {"cat": 75.0, "dog": 66.67, "sky": None}
-    assert (entries["miou"], entries["seen"], entries["unseen"]) == (70.83, 75.0, 66.67)
-    assert entries["pixel_accuracy"] == 83.33
+    assert entries["iou"] == {"cat": 75, "dog": pytest.approx(200 / 3, abs=1e-12), "sky": None}
+    assert [entries[key] for key in ("miou", "seen", "unseen")] == pytest.approx([425 / 6, 75, 200 / 3], abs=1e-12)
+    assert entries["pixel_accuracy"] == pytest.approx(500 / 6, abs=1e-12)
     assert json.loads(json.dumps(entries)) == entries
 
 
 def test_tables() -> None:
-    rows = [{"method": "CLIP", "miou": 12.345, "seen": None}, {"method": "MaskCLIP", "miou": 45.0, "seen": 50.0}]
+    rows = [{"method": "CLIP", "miou": 12.346, "seen": None}, {"method": "MaskCLIP", "miou": 45.0, "seen": 50.0}]
     lines = table(rows).splitlines()
     assert lines[0].split() == ["method", "mIoU", "seen"]
-    assert lines[2].split() == ["CLIP", "12.3", "-"] and lines[3].split() == ["MaskCLIP", "45.0", "50.0"]
+    assert lines[2].split() == ["CLIP", "12.35", "-"] and lines[3].split() == ["MaskCLIP", "45.00", "50.00"]
     assert len({len(line) for line in lines}) == 1
-    by_class = class_table({"iou": {"cat": 10.0, "dog": 30.5, "sky": None}}, ["dog"]).splitlines()
-    assert [line.split() for line in by_class[1:]] == [["dog", "30.5", "unseen"], ["cat", "10.0"], ["sky", "-"]]
+    by_class = class_table({"iou": {"cat": 100.0, "dog": 100 / 3, "sky": None}}).splitlines()
+    assert by_class == ["IoU by class", "  cat  100.00", "  dog   33.33", "  sky       -"]
+    assert class_table({"iou": {"cat": 10.0, "dog": 30.5}}, ["dog"]).splitlines()[1] == "  dog   30.50  unseen"
 
 
 def test_json_replaces_the_whole_file_or_nothing(tmp_path: Path) -> None:

@@ -36,6 +36,13 @@ def test_several_keys_and_switches(tmp_path: Path) -> None:
     assert [row[0] for row in sweep_cells(tmp_path)[1:]] == expected
 
 
+def test_prefixes_of_hydra_are_not_part_of_a_key(tmp_path: Path) -> None:
+    """`~key` has no value, and `+x` and `++x` set the same key as `x`."""
+    for number, override in enumerate(["x=1", "+x=2", "++x=3", "~x", "~x=1", "x='a=b, c'"]):
+        write_job(tmp_path, number, ["a=1", override, "~b"], float(number))
+    assert [row[0] for row in sweep_cells(tmp_path)[1:]] == ["1", "2", "3", "removed", "removed", "'a=b, c'"]
+
+
 def test_the_table_is_printed_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_job(tmp_path, 0, ["model=clip"], 20.46)
     write_job(tmp_path, 1, ["model=maskclip"], 65.0)
@@ -47,11 +54,11 @@ def test_the_table_is_printed_and_kept(tmp_path: Path, capsys: pytest.CaptureFix
     callback.on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
     printed = capsys.readouterr().out
     assert [line.split() for line in printed.splitlines() if line.startswith(("clip", "maskclip"))] == [
-        ["clip", "20.5", "40.9"],
-        ["maskclip", "65.0", "130.0"],
+        ["clip", "20.46", "40.92"],
+        ["maskclip", "65.00", "130.00"],
     ]
     lines = (tmp_path / "table.md").read_text().splitlines()
-    assert lines == ["| run | mIoU | pixel acc |", "| --- | --: | --: |", "| clip | 20.5 | 40.9 |", "| maskclip | 65.0 | 130.0 |"]
+    assert lines == ["| run | mIoU | pixel acc |", "| --- | --: | --: |", "| clip | 20.46 | 40.92 |", "| maskclip | 65.00 | 130.00 |"]
 
 
 def test_a_multirun_of_something_else_prints_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,12 +73,12 @@ def test_corruptions_become_kind_by_severity(tmp_path: Path) -> None:
         write_job(tmp_path, number, [f"data.corruption={kind}", f"data.severity={severity}", "model=x"], miou)
     assert sweep_cells(tmp_path) == [
         ["corruption", "1", "2", "mean", "drop"],
-        ["clean", "", "", "60.0", ""],
-        ["spatter", "50.0", "30.0", "40.0", "20.0"],
-        ["shot_noise", "20.0", "-", "20.0", "40.0"],
-        ["mean", "35.0", "30.0", "33.3", "26.7"],
+        ["clean", "", "", "60.00", ""],
+        ["spatter", "50.00", "30.00", "40.00", "20.00"],
+        ["shot_noise", "20.00", "-", "20.00", "40.00"],
+        ["mean", "35.00", "30.00", "33.33", "26.67"],
     ]
 
 
 def test_without_clean_images_there_is_no_drop() -> None:
-    assert corruption_cells([("spatter", "3", 12.34)])[1] == ["spatter", "12.3", "12.3", "-"]
+    assert corruption_cells([("spatter", "3", 12.34)])[1] == ["spatter", "12.34", "12.34", "-"]

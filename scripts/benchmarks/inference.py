@@ -248,7 +248,7 @@ def agreement(precision: str, device: torch.device, scenes: int = 30) -> float:
     """The share of pixels of drawn scenes that the shipped CLIP labels in half precision as in float32."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("eval", overrides=["model=maskclip_textures", "data=textures"])
-    model = build_node(cfg.model, classes=Vocabulary(**words_of(cfg.classes))).to(device)
+    model = build_node(cfg.model, classes=Vocabulary(**words_of(cfg))).to(device)
     drawn = (draw_scene(np.random.default_rng([1, number]), (96, 128)).image for number in range(scenes))
     images = [torch.from_numpy(scene).permute(2, 0, 1) for scene in drawn]
     full, half = (predict(model, images, Protocol(precision=name)) for name in ("fp32", precision))

@@ -68,7 +68,7 @@ def benchmark_training(experiment: str, batch: int, precision: str, compile_it: 
     """Print the seconds of every part of a step, its share, images a second and the peak of memory."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides=[f"experiment={experiment}", *RANDOM, "data.root=none"])
-    words: dict[str, Any] = words_of(cfg.classes)
+    words: dict[str, Any] = words_of(cfg)
     teacher = build(cfg.teacher, classes=Vocabulary(**words))
     task = build(cfg.task, classes=words, embedding_dim=teacher.embedding_dim, protocol={})
     task.attach_teacher(teacher)

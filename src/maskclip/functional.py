@@ -160,10 +160,16 @@ def distillation(features: Tensor, teacher: Tensor, where: Tensor) -> Tensor:
     return ((features - target).abs().mean(dim=1, keepdim=True) * counts).sum() / counts.sum().clamp(min=1)
 
 
-def resample_position_embedding(embedding: Tensor, native: tuple[int, int], grid: tuple[int, int], first: int = 1) -> Tensor:
-    """Position embedding (`first` + h*w, K) for another grid: rows of class and register tokens, then the grid's, bicubic."""
+def resample_position_embedding(
+    embedding: Tensor, native: tuple[int, int], grid: tuple[int, int], first: int = 1, antialias: bool = False
+) -> Tensor:
+    """Position embedding (`first` + h*w, K) for another grid: rows of class and register tokens, then the grid's, bicubic.
+
+    `antialias` widens the filter where the grid is smaller than the native one, and uses another cubic (a = -0.5 instead of
+    -0.75) at every size.
+    """
     if native == grid:
         return embedding
     spatial = embedding[first:].float().T.reshape(1, -1, *native)  # 1 x K x h x w
-    spatial = F.interpolate(spatial, size=grid, mode="bicubic", align_corners=False)
+    spatial = F.interpolate(spatial, size=grid, mode="bicubic", align_corners=False, antialias=antialias)
     return torch.cat([embedding[:first], spatial.flatten(2)[0].T.to(embedding.dtype)])

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from maskclip.fonts import draw_text, length, printable, wrap
 from maskclip.functional import ignore_index
 from maskclip.vocabulary import Palette
 
@@ -41,37 +42,49 @@ def magnify(picture: np.ndarray, side: int) -> np.ndarray:
 
 
 def legend(names: Sequence[str], palette: Palette, width: int, size: int = 16) -> Image.Image:
-    """A strip of the given width with a coloured square and a name for every class."""
-    font = ImageFont.load_default(size)
-    step = size + MARGIN
-    places: list[tuple[int, int]] = []
-    x, y = MARGIN, MARGIN
+    """A strip with a coloured square and a name for every class; long names are wrapped.
+
+    The strip is `width` pixels wide, or wider where that leaves no room for a few letters.
+    """
+    step, line = size + MARGIN, _line_height(size)
+    room = max(width - 2 * MARGIN - step, 4 * size)
+    places: list[tuple[int, int, list[str]]] = []
+    x, y, bottom = MARGIN, MARGIN, MARGIN + step
     for name in names:
-        length = int(font.getlength(name)) + step + 2 * MARGIN
-        if x + length > width and x > MARGIN:
-            x, y = MARGIN, y + step
-        places.append((x, y))
-        x += length
-    strip = Image.new("RGB", (width, y + step), PAPER)
+        lines = wrap(printable(name), size, room)
+        wide = step + int(max(length(text, size) for text in lines)) + 2 * MARGIN
+        if x + wide > width and x > MARGIN:
+            x, y = MARGIN, bottom
+        places.append((x, y, lines))
+        bottom = max(bottom, y + step + (len(lines) - 1) * line)
+        x += wide
+    strip = Image.new("RGB", (max(width, room + 2 * MARGIN + step), bottom), PAPER)
     draw = ImageDraw.Draw(strip)
-    for (x, y), name, colour in zip(places, names, palette, strict=False):
+    for (x, y, lines), colour in zip(places, palette, strict=False):
         draw.rectangle((x, y, x + size, y + size), fill=colour, outline=INK)
-        draw.text((x + size + MARGIN, y + size // 2), name, fill=INK, font=font, anchor="lm")
+        for number, text in enumerate(lines):
+            draw_text(draw, x + step, y + round(0.86 * size) + number * line, text, size, INK)
     return strip
+
+
+def _line_height(size: int) -> int:
+    return int(size * 1.3)
 
 
 def sheet(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], cell: int = 160) -> Image.Image:
     """Rows of pictures (H, W, 3) uint8 under column titles; every picture is fitted into a square of `cell` pixels."""
     size_of_text = max(13, cell // 11)
-    font = ImageFont.load_default(size_of_text)
-    wrapped = [title.split("\n") for title in titles]
-    head = MARGIN + max(len(lines) for lines in wrapped) * int(size_of_text * 1.3)
+    line = _line_height(size_of_text)
+    wrapped = [[text for part in title.split("\n") for text in wrap(printable(part), size_of_text, cell)] for title in titles]
+    head = MARGIN + max(len(lines) for lines in wrapped) * line
     step = cell + MARGIN
     page = Image.new("RGB", (MARGIN + len(titles) * step, head + MARGIN + len(rows) * step), PAPER)
     draw = ImageDraw.Draw(page)
     for column, lines in enumerate(wrapped):
         x = MARGIN + column * step + cell // 2
-        draw.multiline_text((x, head), "\n".join(lines), fill=INK, font=font, anchor="md", align="center")
+        for number, text in enumerate(lines):
+            baseline = head - (len(lines) - number) * line + size_of_text
+            draw_text(draw, x - length(text, size_of_text) / 2, baseline, text, size_of_text, INK)
     for row, pictures in enumerate(rows):
         for column, picture in enumerate(pictures):
             scale = cell / max(picture.shape[:2])

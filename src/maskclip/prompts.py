@@ -18,6 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
+from maskclip.clip.text import encode_text
 from maskclip.errors import InputError
 from maskclip.files import remove_stale, write_bytes
 from maskclip.vocabulary import Vocabulary
@@ -34,8 +35,20 @@ IN_THE_SCENE = (
 TEMPLATE_SETS: dict[str, tuple[str, ...]] = {
     "maskclip": tuple(template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES) + IN_THE_SCENE,
     "openai": tuple(template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES),
+    "tcl": (
+        "itap of a {}.",
+        "a bad photo of a {}.",
+        "a origami {}.",
+        "a photo of the large {}.",
+        "a {} in a video game.",
+        "art of the {}.",
+        "a photo of the small {}.",
+        "a photo of many {}.",
+        "a photo of {}s.",
+    ),
     "simple": ("a photo of a {}.",),
 }
+"""Sentences by name: MaskCLIP's 85, CLIP's 80, TCL's nine (`custom` in its datasets/templates.py), and one."""
 
 ABOUT = ("architecture", "templates", "visual_sha256", "text_sha256", "logit_scale")
 """What a file of text embeddings says about where they come from."""
@@ -44,7 +57,7 @@ Tokenizer = Callable[..., Tensor]
 
 
 def resolve_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
-    """Sentences with one {} each, from the name of a set ("maskclip", "openai", "simple") or as given."""
+    """Sentences with one {} each, from the name of a set ("maskclip", "openai", "tcl", "simple") or as given."""
     if isinstance(templates, str):
         if templates not in TEMPLATE_SETS:
             raise InputError(f"unknown templates {templates!r}: one of {', '.join(TEMPLATE_SETS)}, or a list of sentences with {{}}")
@@ -81,7 +94,7 @@ def embed_vocabulary(model: CLIP, tokenizer: Tokenizer, vocabulary: Vocabulary, 
     many = len(words) * len(templates) > 1000
     rows = []
     for sentences in tqdm(tokens, desc="reading the class names", unit="word", leave=False, disable=not many):
-        embeddings = F.normalize(model.encode_text(sentences.to(device)).float(), dim=-1)
+        embeddings = F.normalize(encode_text(model, sentences.to(device)).float(), dim=-1)
         rows.append(F.normalize(embeddings.mean(dim=0), dim=0))
     return torch.stack(rows).cpu()
 

@@ -22,12 +22,12 @@ COLUMNS = {"miou": "mIoU", "seen": "seen", "unseen": "unseen", "harmonic": "harm
 
 
 def percent(value: float) -> float | None:
-    """A score in 0..1 as a percentage with two decimals; None for NaN, which JSON does not have."""
-    return None if math.isnan(value) else round(100 * value, 2)
+    """A score in 0..1 as a percentage, not rounded; None for NaN, which JSON does not have."""
+    return None if math.isnan(value) else 100 * value
 
 
 def score_entries(result: Scores, vocabulary: Vocabulary) -> dict[str, Any]:
-    """The scores of a card in percent; seen, unseen and harmonic only where the vocabulary has unseen classes."""
+    """The scores of a card in percent, in full precision; seen, unseen and harmonic only where the vocabulary has unseen classes."""
     split = bool(vocabulary.unseen)
     return {
         "miou": percent(result.miou),
@@ -71,10 +71,10 @@ def device_name(device: torch.device) -> str:
 
 
 def score_cells(rows: Sequence[Mapping[str, Any]], first: str = "method") -> list[list[str]]:
-    """A head and a line for each card: the column `first` and those of `COLUMNS` that any card has."""
+    """A head and a line for each card: the column `first` and those of `COLUMNS` that any card has, with two decimals."""
     keys = [key for key in COLUMNS if any(row.get(key) is not None for row in rows)]
     head = [first, *(COLUMNS[key] for key in keys)]
-    return [head] + [[str(row[first]), *("-" if row.get(key) is None else f"{row[key]:.1f}" for key in keys)] for row in rows]
+    return [head] + [[str(row[first]), *("-" if row.get(key) is None else f"{row[key]:.2f}" for key in keys)] for row in rows]
 
 
 def markdown(cells: Sequence[Sequence[str]]) -> str:
@@ -100,7 +100,7 @@ def class_table(card: Mapping[str, Any], unseen: Sequence[str] = ()) -> str:
     entries = sorted(card["iou"].items(), key=lambda item: -1 if item[1] is None else item[1], reverse=True)
     width = max(len(name) for name in card["iou"])
     lines = [
-        f"  {name.ljust(width)}  {'   -' if value is None else f'{value:5.1f}'}{'  unseen' if name in unseen else ''}".rstrip()
+        f"  {name.ljust(width)}  {'     -' if value is None else f'{value:6.2f}'}{'  unseen' if name in unseen else ''}".rstrip()
         for name, value in entries
     ]
     return "\n".join(["IoU by class", *lines])

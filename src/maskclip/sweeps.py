@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -47,7 +48,7 @@ def sweep_cells(folder: Path) -> Cells:
     cards = sorted(folder.glob("*/results.json"), key=lambda path: (len(path.parent.name), path.parent.name))
     if not cards:
         return []
-    given = [dict(str(o).split("=", 1) for o in OmegaConf.load(p.parent / ".hydra" / "overrides.yaml")) for p in cards]
+    given = [overrides_of([str(o) for o in OmegaConf.load(p.parent / ".hydra" / "overrides.yaml")]) for p in cards]
     keys = [key for key in dict.fromkeys(key for one in given for key in one) if len({one.get(key) for one in given}) > 1]
     results = [json.loads(path.read_text(encoding="utf-8")) for path in cards]
     if set(keys) == {"data.corruption", "data.severity"}:
@@ -55,6 +56,12 @@ def sweep_cells(folder: Path) -> Cells:
             [(one["data.corruption"], one["data.severity"], card["miou"]) for one, card in zip(given, results, strict=True)]
         )
     return score_cells([{**card, "run": _label(one, keys) or card["method"]} for one, card in zip(given, results, strict=True)], "run")
+
+
+def overrides_of(lines: Sequence[str]) -> dict[str, str]:
+    """The value of each overridden key as text; `x=1`, `+x=1` and `++x=1` are the same key, and `~x` has the value "removed"."""
+    parsed = OverridesParser.create().parse_overrides(list(lines))
+    return {o.get_key_element().lstrip("+~"): "removed" if o.is_delete() else o.get_value_element_as_str() for o in parsed}
 
 
 def corruption_cells(scores: Sequence[tuple[str, str, float]]) -> Cells:
@@ -83,7 +90,7 @@ def _mean(found: Mapping[str, float]) -> float | None:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _label(given: Mapping[str, str], keys: Sequence[str]) -> str:

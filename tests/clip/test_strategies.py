@@ -7,17 +7,18 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+import torch.nn.functional as F
+from largest import Largest
 from open_clip.model import CLIP
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
-from zoo import TRUNK, of_timm
 
 from maskclip import DenseCLIP
 from maskclip.clip import STRATEGIES, Proxy
 from maskclip.clip.blocks import KEYS, QUERIES, Block, OpenCLIPBlock
 from maskclip.clip.loading import create
 from maskclip.clip.strategies import Scene, neighbours, proxy_attention, query_query, self_self
-from maskclip.clip.towers import ViTReader
 
 GRID = (3, 4)
 HW = 12
@@ -67,6 +68,16 @@ def gem_weights(p: Tensor, tau: float) -> Tensor:
     return softmax(tau * p @ p.T)
 
 
+def between(n_in: int, n_out: int) -> Tensor:
+    """Linear interpolation of n_in values at n_out pixel centres, (n_out, n_in)."""
+    weights = torch.zeros(n_out, n_in).double()
+    for i in range(n_out):
+        place = min(max((i + 0.5) * n_in / n_out - 0.5, 0), n_in - 1)
+        for j in range(n_in):
+            weights[i, j] = max(0.0, 1 - abs(place - j))
+    return weights
+
+
 def attention_of(name: str, q: Tensor, k: Tensor, v: Tensor, y: Tensor, proxy: Tensor) -> Tensor:
     """What the patches read in one head, (hw, d), by the equation of a strategy, class token first in q, k, v."""
     d = q.shape[1]
@@ -88,17 +99,19 @@ def attention_of(name: str, q: Tensor, k: Tensor, v: Tensor, y: Tensor, proxy: T
         tau = y.norm(dim=1).mean().item() / d**0.5
         weights = (gem_weights(q, tau) + gem_weights(k, tau) + gem_weights(v, tau)) / 3
     else:
-        similarity = unit(proxy) @ unit(proxy).T
+        features = proxy.flatten(1).T  # HW x E
+        similarity = unit(features) @ unit(features).T
         scores = 3 * (similarity - 1.2 * similarity.mean())
         scores[scores < 0] = -math.inf
-        return softmax(scores) @ v[1:]
+        rows, columns = (between(n_in, n_out) for n_in, n_out in zip(GRID, proxy.shape[1:], strict=True))
+        return softmax(scores) @ torch.kron(rows, columns) @ v[1:]
     return (weights @ v)[1:]
 
 
 def expected_path(name: str, blocks: list[Block], tokens: Tensor, proxy: Tensor) -> Tensor:
     """Patch tokens (hw, K) of one image by the strategy's equations; `tokens` (N, K) enter the first of `blocks`."""
     keeps = name in ("clip", "maskclip", "sclip", "gem")
-    path = tokens[1:] if keeps else torch.zeros_like(tokens[1:])
+    path = tokens[1:] if keeps else 0
     for block in blocks:
         module = block.module
         y = module.ln_1(tokens)
@@ -111,9 +124,9 @@ def expected_path(name: str, blocks: list[Block], tokens: Tensor, proxy: Tensor)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_every_strategy_is_its_equation(name: str, block: Block, tokens: Tensor) -> None:
-    proxy = torch.randn(2, HW, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+@pytest.mark.parametrize(("name", "finer"), [*((name, GRID) for name in STRATEGIES), ("proxyclip", (6, 8)), ("proxyclip", (4, 35))])
+def test_every_strategy_is_its_equation(name: str, finer: tuple[int, int], block: Block, tokens: Tensor) -> None:
+    proxy = torch.randn(2, 7, *finer, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     path, entering = STRATEGIES[name].read([block], tokens, Scene(GRID, proxy))
     for image in range(2):
         torch.testing.assert_close(path[image], expected_path(name, [block], tokens[image], proxy[image]), atol=1e-10, rtol=1e-8)
@@ -141,14 +154,14 @@ def test_gem_without_iterations(block: Block, tokens: Tensor) -> None:
 
 @torch.no_grad()
 def test_with_the_proxys_patches_all_different_proxyclip_is_value(block: Block, tokens: Tensor) -> None:
-    proxy = torch.eye(HW, dtype=torch.float64).expand(2, HW, HW)
+    proxy = torch.eye(HW, dtype=torch.float64).view(HW, *GRID).expand(2, HW, *GRID)
     path, _ = STRATEGIES["proxyclip"].read([block], tokens, Scene(GRID, proxy))
     torch.testing.assert_close(path, STRATEGIES["value"].read([block], tokens, Scene(GRID))[0])
 
 
 @torch.no_grad()
 def test_proxyclip_on_an_image_that_is_alike_everywhere(block: Block, tokens: Tensor) -> None:
-    read = proxy_attention(block, block.norm(tokens), Scene(GRID, torch.ones(2, HW, 5, dtype=torch.float64)))
+    read = proxy_attention(block, block.norm(tokens), Scene(GRID, torch.ones(2, 5, *GRID, dtype=torch.float64)))
     assert read.isfinite().all()
 
 
@@ -246,10 +259,39 @@ def test_the_full_tower_costs_more() -> None:
     assert counter.get_total_flops() + patches_projected > operations("clip", (224, 224)) > operations("maskclip", (224, 224))
 
 
-def test_a_proxy_of_another_patch_is_brought_to_the_grid() -> None:
-    proxy = Proxy("vit_tiny_patch16_224", pretrained=False)
-    image = torch.rand(1, 3, 37, 91)
-    assert proxy(image, (40, 96), (5, 12)).shape == (1, 60, 192)
-    assert proxy(image, (48, 96), (3, 6)).shape == (1, 18, 192)
-    clip = DenseCLIP(of_timm(__import__("timm").models.VisionTransformer, **TRUNK, global_pool="token")(), "proxyclip", proxy=proxy)
-    assert isinstance(clip.reader, ViTReader) and clip(image)[0].shape == (1, 24, 5, 12)
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("patch", "native", "grid"), [(4, (10, 24), (10, 24)), (8, (5, 12), (5, 12)), (16, (2, 6), (5, 12)), (6, (7, 16), (7, 16))]
+)
+def test_the_finer_grid_of_proxy_and_clip_is_that_of_features_and_keys(
+    vit: CLIP, patch: int, native: tuple[int, int], grid: tuple[int, int]
+) -> None:
+    proxy, image = Proxy("vit_tiny_patch16_224", pretrained=False), torch.rand(2, 3, 37, 91)
+    proxy.tower = VisionTransformer(224, patch, embed_dim=16, depth=1, num_heads=2, num_classes=0, dynamic_img_size=True).eval()
+    clip = DenseCLIP(vit.visual, "proxyclip", proxy=proxy)
+    assert clip.covered_size(37, 91) == (40, 96) and proxy(image, (40, 96)).shape[2:] == native
+    features, keys = clip(image, with_keys=True)
+    assert features.shape == (2, 24, *grid) and keys is not None
+    _, coarse = DenseCLIP(vit.visual)(image, with_keys=True)
+    torch.testing.assert_close(keys, F.interpolate(coarse, grid, mode="bilinear") if grid != (5, 12) else coarse)
+
+
+@torch.no_grad()
+def test_a_proxy_covers_what_clip_covers() -> None:
+    """A patch of 16 does not divide 40 pixels, padded from 37: the proxy sees them at 32 or 48."""
+    proxy, image = Proxy("vit_tiny_patch16_224", pretrained=False), torch.rand(1, 3, 37, 91)
+    padded = F.pad((image - proxy.mean) / proxy.std, (0, 5, 0, 3))
+    expected = proxy.tower.forward_features(F.interpolate(padded, (32, 96), mode="bilinear"))[:, 1:]
+    torch.testing.assert_close(proxy(image, (40, 96)).flatten(2).transpose(1, 2), expected)
+    whole = (torch.zeros(1, 3, 48, 96) - proxy.mean) / proxy.std
+    torch.testing.assert_close(
+        proxy(torch.zeros(1, 3, 48, 96), (48, 96)).flatten(2).transpose(1, 2), proxy.tower.forward_features(whole)[:, 1:]
+    )
+
+
+def test_proxyclip_makes_no_matrix_of_positions_by_positions(block: Block) -> None:
+    grid = (40, 60)
+    tokens, proxy = torch.randn(1, 1 + 2400, 32, dtype=torch.float64), torch.randn(1, 4, *grid, dtype=torch.float64)
+    with torch.no_grad(), Largest() as largest:
+        proxy_attention(block, block.norm(tokens), Scene(grid, proxy))
+    assert largest.values <= 256 * 2400

@@ -124,7 +124,7 @@ def test_strategies_that_a_tower_does_not_have(vit: CLIP, resnet: CLIP) -> None:
         DenseCLIP(vit.visual, "values")
     with pytest.raises(InputError, match=r"'naclip' has no meaning for this image tower, a ResNet.*choose one of clip, maskclip, value"):
         DenseCLIP(resnet.visual, "naclip")
-    with pytest.raises(InputError, match=r"'proxyclip' needs a proxy.*model.proxy=vit_base_patch16_224.dino"):
+    with pytest.raises(InputError, match=r"'proxyclip' needs a proxy.*model.proxy=vit_base_patch8_224.dino"):
         DenseCLIP(vit.visual, "proxyclip")
     with pytest.raises(InputError, match=r"model.normalisation=clip: choose openai, imagenet"):
         DenseCLIP(vit.visual, normalisation="clip")

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from maskclip import InputError
+from maskclip.data import notices
 from maskclip.data.dataset import Draw, SegmentationDataset
 from maskclip.data.transforms import TrainTransform
 
@@ -144,7 +145,7 @@ def broken(files: dict[str, Any], kind: str) -> dict[str, Any]:
         ("no split", r"no split file .*train\.txt"),
         ("empty split", r"no images: .*val\.txt is empty"),
         ("empty folder", r"no images: .*photos/%\.png fits no file"),
-        ("image missing", r"no such image: .*a\.png, which .*val.txt names: mend the split file"),
+        ("image missing", r"no such image: .*a\.png, which .*val.txt names: correct the split file"),
         ("mask missing", r"no such mask: .*a\.png"),
         ("image broken", r"cannot read the image .*a\.png"),
         ("mask of another size", r"masks/a\.png is 4 x 6 pixels, its image a 6 x 4"),
@@ -244,3 +245,134 @@ def test_corruption_is_that_of_the_image_by_its_name(files: dict[str, Any]) -> N
     assert torch.equal(data[0]["mask"], SegmentationDataset(**files)[0]["mask"])
     with pytest.raises(InputError, match=r"severity"):
         SegmentationDataset(**files, corruption="gaussian_noise", severity=6)
+
+
+def turn_images(files: dict[str, Any], orientation: int) -> None:
+    """Give the images an EXIF orientation, without changing what is stored."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for path in (Path(files["root"]) / "images").iterdir():
+        Image.open(path).save(path, exif=exif)
+
+
+def test_the_size_error_of_a_turned_image_names_exif(files: dict[str, Any]) -> None:
+    turn_images(files, 6)
+    with pytest.raises(InputError, match=r"its image a 4 x 6 as displayed: the image has EXIF orientation 6.*Set data\.exif=false"):
+        SegmentationDataset(**files)[0]
+    assert SegmentationDataset(**files, exif=False)[0]["mask"][0].tolist() == [0, 1, 2, 3, 255, 0]
+    for path in (Path(files["root"]) / "masks").iterdir():
+        Image.open(path).transpose(Image.Transpose.ROTATE_270).save(path)
+    assert SegmentationDataset(**files)[0]["mask"][:, 0].tolist() == [0, 1, 2, 3, 255, 0]
+    with pytest.raises(InputError, match=r"as stored: the image has EXIF orientation 6.*fits it as displayed\. Set data\.exif=true"):
+        SegmentationDataset(**files, exif=False)[0]
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 4])
+def test_images_turned_to_the_same_size_are_warned_of_once(
+    files: dict[str, Any], orientation: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    turn_images(files, orientation)
+    for exif, warnings in ((False, 0), (True, 1)):
+        notices.reset()
+        caplog.clear()
+        with caplog.at_level("WARNING"):
+            data = SegmentationDataset(**files, exif=exif)
+            for number in (0, 1, 0):
+                assert data[number]["mask"][0].tolist() == [0, 1, 2, 3, 255, 0]
+        assert len(caplog.messages) == warnings
+        assert all(f"EXIF orientation {orientation}" in text and "data.exif=false" in text for text in caplog.messages)
+    notices.reset()
+
+
+def write_mask(path: Path, row: list[int]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.tile(np.array(row, dtype=np.uint8), (4, 1))).save(path)
+
+
+def advice(root: Path, **options: Any) -> str:
+    data = SegmentationDataset(root, "images/%.png", 3, masks="masks/%.png", class_names=["sky", "road", "car"], **options)
+    with pytest.raises(InputError) as error:
+        [data[i] for i in range(len(data))]
+    return str(error.value)
+
+
+def test_a_value_one_too_high_names_both_readings_where_a_mask_has_0(files: dict[str, Any]) -> None:
+    write_mask(files["root"] / "masks" / "a.png", [1, 2, 3, 3, 3, 3])
+    write_mask(files["root"] / "masks" / "b.png", [0, 1, 2, 2, 2, 2])  # 0 is in another mask than 3
+    message = advice(files["root"])
+    assert "a.png has labels [3], but there are 3 classes (values 0..2; 255 ignored)" in message
+    assert "'data.ignore=[3]', and value 0 stays sky" in message
+    assert "data.reduce_zero_label=true: value 0 is ignored, value 1 is sky, value 3 is car" in message
+
+
+@pytest.mark.parametrize(
+    ("rows", "options"),
+    [
+        (([1, 2, 3, 3, 3, 3],) * 2, {}),  # no 0
+        (([0, 1, 2, 3, 9, 9],) * 2, {}),  # the highest value is not the number of classes
+        (([0, 1, 2, 2, 2, 2], [0, 1, 2, 3, 4, 9]), {}),
+        (([0, 1, 2, 3, 4, 4],) * 2, {"reduce_zero_label": True}),
+    ],
+)
+def test_other_values_do_not_get_the_advice_to_shift_classes(files: dict[str, Any], rows: Any, options: dict[str, Any]) -> None:
+    for name, row in zip(("a", "b"), rows, strict=True):
+        write_mask(files["root"] / "masks" / f"{name}.png", row)
+    message = advice(files["root"], **options)
+    assert "data.reduce_zero_label" not in message and "'data.ignore=[" in message and "add their names" in message
+
+
+def test_ignored_values(files: dict[str, Any]) -> None:
+    assert SegmentationDataset(**files, ignore=[3, 1])[0]["mask"][0].tolist() == [0, 255, 2, 255, 255, 0]
+    shifted = SegmentationDataset(**{**files, "num_classes": 2}, reduce_zero_label=True, ignore=[3])
+    assert shifted[0]["mask"][0].tolist() == [255, 0, 1, 255, 255, 255]
+    Image.fromarray(np.tile(np.array([0, 1, 2, 3, 65535, 40000], dtype=np.uint16), (4, 1))).save(files["root"] / "masks" / "a.png")
+    assert SegmentationDataset(**files, ignore=[40000, 65535])[0]["mask"][0].tolist() == [0, 1, 2, 3, 255, 255]
+    for wrong in (11, [True], ["a"], [-1], "11"):
+        with pytest.raises(InputError, match=r"data.ignore=.*'data.ignore=\[11\]'"):
+            SegmentationDataset(**files, ignore=wrong)
+
+
+@pytest.mark.parametrize("line", ["{i}.png {m}.png", "{i}.png\t{m}.png", "  {i}.png   {m}.png  "])
+def test_split_files_with_an_image_and_a_mask_in_each_line(files: dict[str, Any], line: str) -> None:
+    write_mask(files["root"] / "odd" / "of_a.png", [3, 3, 3, 3, 3, 3])
+    (files["root"] / "val.txt").write_text(line.format(i="images/a", m="odd/of_a") + "\n")
+    data = SegmentationDataset(**{**files, "images": "%", "masks": "%"})
+    assert data.names == ["images/a.png"] and (data[0]["mask"] == 3).all()
+
+
+def test_absolute_paths_of_another_machine_in_split_files(files: dict[str, Any]) -> None:
+    (files["root"] / "val.txt").write_text("/SegNet/CamVid/images/a.png /SegNet/CamVid/masks/a.png\n")
+    options = {**files, "images": "%", "masks": "%"}
+    assert SegmentationDataset(**options, split_prefix="/SegNet/CamVid/")[0]["name"] == "images/a.png"
+    (files["root"] / "val.txt").write_text("/SegNet/CamVid/images/a.png\t/SegNet/CamVid/masks/a.png\n")
+    with pytest.raises(InputError, match=r"no such image: .*data.split_prefix=/SegNet/CamVid/ makes it .*images/a.png"):
+        SegmentationDataset(**options)
+
+
+def test_names_with_blanks_go_before_pairs(files: dict[str, Any]) -> None:
+    for folder in ("images", "masks"):
+        (files["root"] / folder / "a.png").rename(files["root"] / folder / "a b.png")
+    (files["root"] / "val.txt").write_text("a b\n")
+    assert SegmentationDataset(**files)[0]["name"] == "a b"
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [("a\tb\tc\n", "line 1 of .* has 3 fields"), ("a\ta\na\tb\n", "two masks for the image a: a and b")],
+)
+def test_split_files_that_are_ambiguous(files: dict[str, Any], lines: str, message: str) -> None:
+    (files["root"] / "val.txt").write_text(lines)
+    with pytest.raises(InputError, match=message):
+        SegmentationDataset(**files)
+
+
+def test_a_split_file_in_utf_16(files: dict[str, Any]) -> None:
+    (files["root"] / "val.txt").write_text("a\r\nb\r\n", encoding="utf-16")
+    assert SegmentationDataset(**files).names == ["a", "b"]
+
+
+def test_listed_images_that_share_a_mask(files: dict[str, Any]) -> None:
+    Image.new("RGB", (6, 4)).save(files["root"] / "images" / "a.jpg")
+    (files["root"] / "val.txt").write_text("a.png\na.jpg\n")
+    with pytest.raises(InputError, match=r"a.png and a.jpg would have the same mask, .*the whole file name, masks/a.jpg.png"):
+        SegmentationDataset(**{**files, "images": "images/%"})

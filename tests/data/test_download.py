@@ -639,6 +639,7 @@ def test_what_remains_to_download(server: Server, tmp_path: Path, once: None) ->
     discard_part(archive, tmp_path)
     assert names(tmp_path) == []
     assert remaining(Archive(server.url, "file.zip"), tmp_path) == 0
+    assert remaining(Archive(server.url, "file.zip", rough_size=9_000), tmp_path) == 9_000
     fetch(archive, tmp_path)
     assert remaining(archive, tmp_path) == 0
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from maskclip import InputError
 from maskclip.data.images import IMAGE_SUFFIXES, KNOWN_UNREADABLE, page_count, read_image, read_mask, write_mask
@@ -138,11 +138,27 @@ def test_previews_are_no_pages(tmp_path: Path) -> None:
     assert page_count(photo) == 1
     pyramid = tmp_path / "pyramid.tif"
     levels = [image.resize((12 // side, 8 // side)) for image, side in zip(PAGES, (1, 2, 1), strict=True)]
-    for image, kind in zip(levels, (0, 1, 0), strict=True):
-        image.encoderinfo = {"tiffinfo": {254: kind}}  # NewSubfileType: 1 is a reduced copy
-    levels[0].save(pyramid, save_all=True, append_images=levels[1:], tiffinfo={254: 0})
+    with TiffImagePlugin.AppendingTiffWriter(str(pyramid), True) as file:
+        for image, kind in zip(levels, (0, 1, 0), strict=True):
+            image.save(file, format="TIFF", tiffinfo={254: kind})  # NewSubfileType: 1 is a reduced copy
+            file.newFrame()
     assert page_count(pyramid) == 2
     assert read_image(pyramid, 1).shape == (8, 12, 3)
     (tmp_path / "broken.tif").write_text("no TIFF")
     assert page_count(tmp_path / "broken.tif") == 1
     assert page_count(tmp_path / "nowhere.tif") == 1
+
+
+def test_photos_of_phones_with_the_extra(tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    assert ".heic" in IMAGE_SUFFIXES and ".heic" not in KNOWN_UNREADABLE
+    heif.from_pillow(Image.new("RGB", (64, 32), RED)).save(tmp_path / "photo.heic")
+    image = read_image(tmp_path / "photo.heic")
+    assert image.shape == (32, 64, 3) and np.abs(image.astype(int) - RED).max() <= 3 and page_count(tmp_path / "photo.heic") == 1
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_a_damaged_exif_block_is_no_obstacle(tmp_path: Path) -> None:
+    for number, block in enumerate((b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12")):
+        Image.new("RGB", (8, 8), RED).save(tmp_path / f"{number}.jpg", exif=block)
+        assert read_image(tmp_path / f"{number}.jpg").shape == (8, 8, 3)

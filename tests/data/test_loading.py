@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from maskclip import InputError, Vocabulary
+from maskclip.data import images
 from maskclip.data.datamodule import SegmentationData
+from maskclip.data.dataset import SegmentationDataset
 from maskclip.data.samplers import EveryNth, NumberedDraws
 from maskclip.data.transforms import TrainTransform
 
@@ -126,3 +131,82 @@ def test_only_the_images_of_evaluation_are_spoiled(textures_root: Path, texture_
     again = next(iter(module(textures_root, texture_classes, corruption="gaussian_noise", severity=3).val_dataloader()))[0]
     assert torch.equal(other["image"], again["image"])
     assert torch.equal(*(next(iter(data.train_dataloader()))["image"] for data in (clean, spoiled)))
+
+
+@pytest.fixture
+def by_folder(tmp_path: Path) -> dict[str, Any]:
+    """Images and masks in one folder for each split, as in CamVid."""
+    for split, label in (("train", 0), ("val", 1), ("test", 2)):
+        for i in range(3):
+            for folder, pixels in ((split, np.zeros((6, 8, 3), np.uint8)), (f"{split}annot", np.full((6, 8), label, np.uint8))):
+                (tmp_path / folder).mkdir(exist_ok=True)
+                Image.fromarray(pixels).save(tmp_path / folder / f"{i}.png")
+    patterns = {key: {s: f"{s}{end}/%.png" for s in ("train", "val", "test")} for key, end in (("images", ""), ("masks", "annot"))}
+    return {
+        "classes": ["sky", "road", "car"],
+        "root": str(tmp_path),
+        "num_workers": 0,
+        "batch_size": 2,
+        "augmentation": {"crop": 8},
+        **patterns,
+    }
+
+
+@pytest.mark.parametrize(("split", "label"), [("train", 0), ("val", 1), ("test", 2)])
+def test_patterns_by_split(by_folder: dict[str, Any], split: str, label: int) -> None:
+    data = SegmentationData(**by_folder, split=split)
+    (batch,) = list(data.test_dataloader())[:1]
+    assert len(data.dataset(split)) == 3 and (batch[0]["mask"] == label).all()
+    (validation,) = list(data.val_dataloader())[:1]
+    assert (validation[0]["mask"] == 1).all()
+
+
+def test_a_split_that_is_not_described(by_folder: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"data\.split=tests: choose train, val or test"):
+        SegmentationData(**by_folder, split="tests")
+    with pytest.raises(InputError, match=r"data\.images has patterns for dev: the splits are train, val and test"):
+        SegmentationData(**{**by_folder, "images": {"dev": "%.png"}})
+    with pytest.raises(InputError, match=r"data\.images has no pattern for the split test, only for train"):
+        SegmentationData(**{**by_folder, "images": {"train": "train/%.png"}}).dataset("test")
+    with pytest.raises(InputError, match=r"there is no test split: give data.test"):
+        SegmentationData(**{**by_folder, "images": "%.png"}).dataset("test")
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_skip_broken_decodes_each_image_once_and_lists_each_split_once(
+    by_folder: dict[str, Any], broken: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(by_folder["root"])
+    for i in range(broken):
+        (root / "train" / f"{i}.png").write_bytes(b"nothing")
+    decoded: list[Path] = []
+    built: list[str] = []
+    read, build = images.read_image, SegmentationDataset.__init__
+    monkeypatch.setattr(images, "read_image", lambda path, *args, **options: decoded.append(path) or read(path, *args, **options))
+    monkeypatch.setattr(SegmentationDataset, "__init__", lambda self, *args, **options: built.append("") or build(self, *args, **options))
+    patterns = {"images": "train/%.png", "masks": "trainannot/%.png"}  # training and validation share the folder
+    data = SegmentationData(**{**by_folder, **patterns}, skip_broken=True)
+    for split in ("train", "val"):
+        data.dataset(split)
+    with nullcontext() if not broken else pytest.warns(UserWarning, match=r"1 of 3 images .* are left out .*0.png"):
+        data.train_dataloader()
+        data.val_dataloader()
+        data.test_dataloader()
+    assert len(data.readable("train")) == len(data.readable("val")) == 3 - broken
+    assert sorted(decoded) == sorted((root / "train").glob("*.png")) and len(built) == 2
+
+
+def test_processes_share_the_decoding_of_skip_broken(by_folder: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(by_folder["root"])
+    (root / "train" / "0.png").write_bytes(b"nothing")
+    (root / "train" / "1.png").write_bytes(b"nothing")
+    paths = [root / "train" / f"{i}.png" for i in range(3)]
+
+    def gather(parts: list[Any], own: dict[Path, str]) -> None:
+        assert set(own) == {paths[0]}  # of the first and the third image
+        parts[:] = [own, images.broken_images(paths[1::2])]
+
+    monkeypatch.setattr(SegmentationData, "_processes", (0, 2))
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    with pytest.warns(UserWarning, match="2 of 3 images"):
+        assert SegmentationData(**by_folder, skip_broken=True).readable("train").names == ["2"]

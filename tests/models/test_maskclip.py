@@ -131,7 +131,7 @@ def test_a_batch_is_its_images_one_by_one(tiny: MaskCLIP) -> None:
         ({"classes": ["cat", "cat"]}, "more than once"),
         ({"classes": ["cat"], "architecture": "ViT-X"}, "unknown CLIP architecture"),
         ({"classes": ["cat"], "templates": "none"}, "unknown templates"),
-        ({"classes": ["cat"], "strategy": "magic", "proxy": "vit_base_patch16_224.dino"}, "unknown strategy 'magic'"),
+        ({"classes": ["cat"], "strategy": "magic", "proxy": "vit_base_patch8_224.dino"}, "unknown strategy 'magic'"),
         ({"classes": ["cat"], "released": {"foo": True}}, "model.released has no foo"),
         (
             {"classes": ["cat"], "architecture": "RN50-quickgelu", "released": {"projected_keys": True}},

@@ -80,8 +80,11 @@ class Anatomy(nn.Module, ABC):
     pool: Pool | None = None
 
     @abstractmethod
-    def embed(self, image: Tensor) -> tuple[Tensor, Size]:
-        """The tokens that enter the first block, (B, P + hw, K), and the grid (h, w); the patches divide `image` (B, 3, H, W)."""
+    def embed(self, image: Tensor, antialias: bool = False) -> tuple[Tensor, Size]:
+        """The tokens that enter the first block, (B, P + hw, K), and the grid (h, w); the patches divide `image` (B, 3, H, W).
+
+        `antialias`: how position embeddings are resized to the grid, see `resample_position_embedding`.
+        """
 
     @property
     @abstractmethod
@@ -118,13 +121,13 @@ class OpenCLIPViT(Anatomy):
     def blocks(self) -> list[nn.Module]:
         return list(self.tower.transformer.resblocks)
 
-    def embed(self, image: Tensor) -> tuple[Tensor, Size]:
+    def embed(self, image: Tensor, antialias: bool = False) -> tuple[Tensor, Size]:
         tower = self.tower
         patches = tower.conv1(image)  # B x K x h x w
         grid = (patches.shape[2], patches.shape[3])
         x = patches.flatten(2).transpose(1, 2)
         x = torch.cat([tower.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], dim=1)  # B x (1 + hw) x K
-        x = x + resample_position_embedding(tower.positional_embedding, tower.grid_size, grid).to(x.dtype)
+        x = x + resample_position_embedding(tower.positional_embedding, tower.grid_size, grid, antialias=antialias).to(x.dtype)
         return tower.ln_pre(x), grid
 
     def project(self, tokens: Tensor) -> Tensor:
@@ -156,16 +159,16 @@ class TimmTower(Anatomy):
     def blocks(self) -> list[nn.Module]:
         return list(self.trunk.blocks)
 
-    def embed(self, image: Tensor) -> tuple[Tensor, Size]:
+    def embed(self, image: Tensor, antialias: bool = False) -> tuple[Tensor, Size]:
         embedding = self.trunk.patch_embed
         x = embedding.backbone(image) if isinstance(embedding, HybridEmbed) else image
         x = embedding.proj(x[-1] if isinstance(x, (list, tuple)) else x)  # B x K x h x w
         grid = (x.shape[2], x.shape[3])
         x = x.flatten(2).transpose(1, 2)
         x = x if isinstance(embedding, HybridEmbed) else embedding.norm(x)
-        return self.trunk.norm_pre(self._with_positions(x, grid)), grid
+        return self.trunk.norm_pre(self._with_positions(x, grid, antialias)), grid
 
-    def _with_positions(self, patches: Tensor, grid: Size) -> Tensor:
+    def _with_positions(self, patches: Tensor, grid: Size, antialias: bool) -> Tensor:
         """Class and register tokens in front, position embeddings added where the tower has them."""
         trunk = self.trunk
         extra = [token.expand(len(patches), -1, -1) for token in (trunk.cls_token, getattr(trunk, "reg_token", None)) if token is not None]
@@ -173,7 +176,7 @@ class TimmTower(Anatomy):
         if trunk.pos_embed is None:
             return tokens
         own = 0 if trunk.no_embed_class else self.prefix  # how many of the tokens in front have a position of their own
-        positions = resample_position_embedding(trunk.pos_embed[0], trunk.patch_embed.grid_size, grid, first=own)
+        positions = resample_position_embedding(trunk.pos_embed[0], trunk.patch_embed.grid_size, grid, own, antialias)
         return tokens + F.pad(positions, (0, 0, self.prefix - own, 0)).to(tokens.dtype)
 
     def rope(self, grid: Size) -> Tensor | None:

@@ -15,7 +15,8 @@ import torch
 from open_clip.model import CLIP, convert_to_custom_text_state_dict
 
 from maskclip.clip import tiny
-from maskclip.clip.weights import State, is_torchscript, read_state_dict
+from maskclip.clip.activation import computes_quick_gelu, trained_with_quick_gelu, twin_of
+from maskclip.clip.weights import State, is_torchscript, read_state_dict, read_tensors, weights_among
 from maskclip.errors import InputError
 from maskclip.fingerprint import weights_sha256
 from maskclip.process_wide import Held
@@ -69,10 +70,10 @@ def load_clip(architecture: str, pretrained: str | None, with_text: bool = True)
 
 
 def _load_file(architecture: str, path: Path, with_text: bool) -> CLIP:
-    openai = is_torchscript(path)
-    if openai:
-        _check_activation(architecture, str(path), quick=True)
-    elif len(_normalisations(architecture)) > 1:
+    tensors, openai = read_tensors(path), is_torchscript(path)
+    if openai or twin_of(architecture) is not None:
+        _check_activation(architecture, str(path), True if openai else trained_with_quick_gelu(path, tensors))
+    if not openai and len(_normalisations(architecture)) > 1:
         warnings.warn(
             f"{path} does not say how {architecture} was trained to see colours: OpenAI's mean and standard deviation are taken "
             "(model.normalisation=half, imagenet or none where that is wrong)",
@@ -81,15 +82,24 @@ def _load_file(architecture: str, path: Path, with_text: bool) -> CLIP:
     model = create(architecture, with_text)
     if openai:
         model.visual.image_mean, model.visual.image_std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
-    return _filled(model, read_state_dict(path), f"the weights in {path} for {architecture}", with_text)
+    return _filled(model, weights_among(tensors), f"the weights in {path} for {architecture}", with_text)
 
 
-def _check_activation(architecture: str, weights: str, quick: bool) -> None:
-    if quick and not open_clip.get_model_config(architecture).get("quick_gelu"):  # open_clip only warns
-        raise InputError(
-            f"the weights {weights!r} were trained with QuickGELU, {architecture} computes GELU: "
-            f"use model.architecture={architecture}-quickgelu"
+NAMES = {True: "QuickGELU", False: "GELU"}
+
+
+def _check_activation(architecture: str, weights: str, quick: bool | None) -> None:
+    """Refuse weights trained with the other activation, of which open_clip only warns. None: warn that nobody knows."""
+    computes, twin = computes_quick_gelu(architecture), twin_of(architecture)
+    if quick is None:
+        warnings.warn(
+            f"{weights} does not say whether it was trained with GELU or QuickGELU; {architecture} computes "
+            f"{NAMES[computes]}. If that is wrong, labels get worse: use model.architecture={twin} (teacher.architecture in training)",
+            stacklevel=4,
         )
+    elif quick != computes:
+        remedy = f"use model.architecture={twin}" if twin else f"it has no twin with {NAMES[quick]}, choose another architecture"
+        raise InputError(f"the weights {weights!r} were trained with {NAMES[quick]}, {architecture} computes {NAMES[computes]}: {remedy}")
 
 
 def create(architecture: str, with_text: bool = True) -> CLIP:
@@ -160,7 +170,8 @@ def _load_tag(architecture: str, pretrained: str, with_text: bool) -> CLIP:
             f"{architecture} has no weights {pretrained!r}: no such file, and open_clip's tags are {', '.join(tags) or 'none'}"
         )
     source = open_clip.get_pretrained_cfg(architecture, pretrained) or {}
-    _check_activation(architecture, pretrained, bool(source.get("quick_gelu")))
+    if source.get("quick_gelu"):
+        _check_activation(architecture, pretrained, quick=True)
     try:
         with QUIET:
             if not with_text:

@@ -15,7 +15,7 @@ from maskclip.functional import resize
 
 
 class Proxy(Frozen):
-    """Patch features of a frozen timm ViT, DINO's ViT-B/16 in the paper, at the positions of another tower's patches.
+    """Patch features of a frozen timm ViT, DINO's ViT-B/8 in the authors' code, on its own grid.
 
     `name` is a model of timm; `pretrained` False gives it random weights (tests). Raises `InputError` if timm does not
     know the model, its weights are out of reach, or it is not a ViT.
@@ -24,7 +24,7 @@ class Proxy(Frozen):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str = "vit_base_patch16_224.dino", pretrained: bool = True) -> None:
+    def __init__(self, name: str = "vit_base_patch8_224.dino", pretrained: bool = True) -> None:
         super().__init__()
         self.tower = _load(name, pretrained)
         settings = resolve_data_config({}, model=self.tower)
@@ -32,16 +32,18 @@ class Proxy(Frozen):
         self.register_buffer("std", torch.tensor(settings["std"]).view(3, 1, 1), persistent=False)
         self.freeze()
 
-    def forward(self, image: Tensor, covered: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-        """Features (B, hw, E) for a grid (h, w) over `covered` pixels, at least the size of `image` (B, 3, H, W) in 0..1."""
+    def forward(self, image: Tensor, covered: tuple[int, int]) -> Tensor:
+        """Features (B, E, h, w) that cover `covered` pixels, at least the size of `image` (B, 3, H, W) in 0..1.
+
+        Where its patch does not divide `covered`, it sees the image at the nearest size of whole patches.
+        """
         height, width = image.shape[-2:]
-        own = [-(-side // patch) * patch for side, patch in zip(covered, self.tower.patch_embed.patch_size, strict=True)]
-        padded = F.pad((image - self.mean) / self.std, (0, own[1] - width, 0, own[0] - height))
-        tokens = self.tower.forward_features(padded)[:, self.tower.num_prefix_tokens :]
-        maps = tokens.transpose(1, 2).unflatten(2, self.tower.patch_embed.dynamic_feat_size((own[0], own[1])))
-        # patches of another size: the map is cut to what the grid covers, to the nearest patch, and resized
-        rows, columns = (max(1, round(c / o * n)) for c, o, n in zip(covered, own, maps.shape[-2:], strict=True))
-        return resize(maps[..., :rows, :columns], grid).flatten(2).transpose(1, 2)
+        padded = F.pad((image - self.mean) / self.std, (0, covered[1] - width, 0, covered[0] - height))
+        rows, columns = (
+            max(1, round(side / patch)) * patch for side, patch in zip(covered, self.tower.patch_embed.patch_size, strict=True)
+        )
+        tokens = self.tower.forward_features(resize(padded, (rows, columns)))[:, self.tower.num_prefix_tokens :]
+        return tokens.transpose(1, 2).unflatten(2, self.tower.patch_embed.dynamic_feat_size((rows, columns)))
 
 
 def _load(name: str, pretrained: bool) -> VisionTransformer:

@@ -15,19 +15,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskclip.clip.blocks import KEYS, QUERIES, VALUES, Block
+from maskclip.functional import resize
 
 
 @dataclass(frozen=True)
 class Scene:
     """What a mix may know of the image besides its tokens: the grid (h, w) of patches, and, for `proxyclip`, features of
-    another network at the same positions, (B, hw, E)."""
+    another network, (B, E, H, W), on a grid of at least as many rows and columns over the same pixels."""
 
     grid: tuple[int, int]
     proxy: Tensor | None = None
 
 
 Mix = Callable[[Block, Tensor, Scene], Tensor]
-"""From a block and its normed tokens y (B, N, K) to what the patches read, (B, heads, hw, d), before O."""
+"""From a block and its normed tokens y (B, N, K) to what the patches read, (B, heads, hw, d), before O; with a proxy (B, heads, HW, d)."""
 
 
 def standard(block: Block, y: Tensor, scene: Scene) -> Tensor:
@@ -77,15 +78,26 @@ def self_self(block: Block, y: Tensor, scene: Scene, iterations: int = 1) -> Ten
 def proxy_attention(block: Block, y: Tensor, scene: Scene, gamma: float = 3.0, beta: float = 1.2) -> Tensor:
     """softmax(m(gamma (S - beta mean S))) v, S the cosines of the proxy's features, m(x < 0) = -inf (ProxyCLIP, section 3.3).
 
-    A position that would see nothing, not even itself, sees itself: that happens where all of the image looks alike.
+    The values are resized to the proxy's grid, bilinear. A position that would see nothing, not even itself, sees itself:
+    that happens where all of the image looks alike.
     """
     assert scene.proxy is not None, "proxyclip was called without the features of its proxy"
-    unit = F.normalize(scene.proxy, dim=-1)
-    cosines = unit @ unit.transpose(1, 2)  # B x hw x hw
-    score = gamma * (cosines - beta * cosines.mean(dim=(1, 2), keepdim=True))
-    own = torch.eye(score.shape[-1], dtype=torch.bool, device=score.device)
-    attention = score.masked_fill((score < 0) & ~own, -torch.inf).softmax(dim=-1)
-    return attention.to(y.dtype).unsqueeze(1) @ block.project(y, VALUES, patches_only=True)
+    values = _resized(block.project(y, VALUES, patches_only=True), scene.grid, (scene.proxy.shape[2], scene.proxy.shape[3]))
+    unit = F.normalize(scene.proxy.flatten(2), dim=1).transpose(1, 2)  # B x HW x E
+    mean = unit.mean(dim=1).square().sum(dim=1).view(-1, 1, 1)  # of all cosines
+    numbers = torch.arange(unit.shape[1], device=unit.device)
+    mixed = []
+    for part in numbers.split(256):  # HW x HW cosines of a large image would be gigabytes
+        score = gamma * (unit[:, part] @ unit.transpose(1, 2) - beta * mean)
+        attention = score.masked_fill((score < 0) & (part[:, None] != numbers), -torch.inf).softmax(dim=-1)
+        mixed.append(attention.to(y.dtype).unsqueeze(1) @ values)
+    return torch.cat(mixed, dim=2)
+
+
+def _resized(heads: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Values (B, heads, hw, d) of a grid at another size, (B, heads, HW, d)."""
+    maps = heads.transpose(2, 3).flatten(1, 2).unflatten(2, grid)  # B x heads d x h x w
+    return resize(maps, size).flatten(2).unflatten(1, (heads.shape[1], -1)).transpose(2, 3)
 
 
 def _with_itself(block: Block, y: Tensor, part: int, values: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -102,13 +114,15 @@ def _gaussian(size: int, sigma: float, like: Tensor) -> Tensor:
 class Strategy:
     """A reading of the last `depth` blocks: Z = [X +] O mix, and, with `mlp`, Z + M(Z).
 
-    With `depth` above 1 the blocks run as ever, and Z gathers what the mix reads in each of them.
+    With `depth` above 1 the blocks run as ever, and Z gathers what the mix reads in each of them. `antialias`: position
+    embeddings are resized with antialiasing, as in the authors' code.
     """
 
     mix: Mix
     residual: bool
     mlp: bool
     depth: int = 1
+    antialias: bool = False
     source: str = ""
 
     @property
@@ -118,6 +132,7 @@ class Strategy:
     def read(self, blocks: Sequence[Block], tokens: Tensor, scene: Scene) -> tuple[Tensor, Tensor]:
         """Patch tokens (B, hw, K), ready for N and P, from the tokens (B, N, K) that enter the last `depth` blocks.
 
+        With a proxy they are on its grid, (B, HW, K).
         Besides, the tokens (B, N, K) that enter the very last of them.
         """
         path: Tensor | None = blocks[0].patches(tokens) if self.residual else None
@@ -139,6 +154,7 @@ STRATEGIES: dict[str, Strategy] = {
     "sclip": Strategy(correlative, residual=True, mlp=True, source="Wang et al., ECCV 2024"),
     "clearclip": Strategy(query_query, residual=False, mlp=False, source="Lan et al., ECCV 2024"),
     "naclip": Strategy(neighbours, residual=False, mlp=False, source="Hajimiri et al., WACV 2025"),
-    "gem": Strategy(self_self, residual=True, mlp=False, depth=7, source="Bousselham et al., CVPR 2024"),
+    # the authors' package counts blocks from 1 up to gem_depth=7, exclusive
+    "gem": Strategy(self_self, residual=True, mlp=False, depth=6, antialias=True, source="Bousselham et al., CVPR 2024"),
     "proxyclip": Strategy(proxy_attention, residual=False, mlp=False, source="Lan et al., ECCV 2024"),
 }

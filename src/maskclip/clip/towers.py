@@ -15,7 +15,7 @@ from maskclip.clip.blocks import KEYS, Block, take_apart
 from maskclip.clip.proxy import Proxy
 from maskclip.clip.strategies import STRATEGIES, Scene
 from maskclip.errors import InputError
-from maskclip.functional import resample_position_embedding
+from maskclip.functional import resample_position_embedding, resize
 
 Dense = tuple[Tensor, Tensor | None]
 
@@ -28,7 +28,8 @@ def to_grid(tokens: Tensor, grid: Size) -> Tensor:
 class ViTReader(nn.Module):
     """Dense features of a ViT by any strategy; where attention pools the tokens, by those that read its values.
 
-    Images whose sides the patch does not divide are padded at the bottom and right with the mean colour.
+    Images whose sides the patch does not divide are padded at the bottom and right with the mean colour. Features and keys
+    are on the grid of patches, or on that of the `proxy` where it is finer.
     `projected_keys` passes the keys through the output projection, as the released code does.
     """
 
@@ -39,7 +40,7 @@ class ViTReader(nn.Module):
         _check(strategy, self.strategies, "whose last attention layer pools by learned queries")
         self.strategy = STRATEGIES[strategy]
         if self.strategy.needs_proxy and proxy is None:
-            raise InputError(f"strategy {strategy!r} needs a proxy: a self-supervised ViT, such as model.proxy=vit_base_patch16_224.dino")
+            raise InputError(f"strategy {strategy!r} needs a proxy: a self-supervised ViT, such as model.proxy=vit_base_patch8_224.dino")
         self.depth = min(self.strategy.depth, len(self.anatomy.blocks))  # a tower may be shallower than a strategy is deep
         self.proxy = proxy if self.strategy.needs_proxy else None
         self.projected_keys = projected_keys
@@ -54,7 +55,7 @@ class ViTReader(nn.Module):
         """The tokens (B, P + hw, K) that enter the last `depth` blocks, those blocks, and the grid; `image` is normalised."""
         height, width = image.shape[-2:]
         rows, columns = self.covered_size(height, width)
-        x, grid = self.anatomy.embed(F.pad(image, (0, columns - width, 0, rows - height)))
+        x, grid = self.anatomy.embed(F.pad(image, (0, columns - width, 0, rows - height)), self.strategy.antialias)
         blocks = take_apart(self.anatomy.blocks, self.anatomy.prefix, self.anatomy.rope(grid))
         for block in blocks[: -self.depth]:
             x = block(x)
@@ -65,9 +66,18 @@ class ViTReader(nn.Module):
         tokens, blocks, grid = self.tokens(image)
         if self.anatomy.pool is not None:
             return self._pooled(blocks[-1](tokens), grid, with_keys)
-        proxy = None if self.proxy is None else self.proxy(pixels, self.covered_size(*pixels.shape[-2:]), grid)
-        path, entering = self.strategy.read(blocks, tokens, Scene(grid, proxy))
-        return to_grid(self.anatomy.project(path), grid), to_grid(self.keys(blocks[-1], entering), grid) if with_keys else None
+        scene = self._scene(pixels, grid)
+        path, entering = self.strategy.read(blocks, tokens, scene)
+        finest = grid if scene.proxy is None else (scene.proxy.shape[2], scene.proxy.shape[3])
+        keys = resize(to_grid(self.keys(blocks[-1], entering), grid), finest) if with_keys else None
+        return to_grid(self.anatomy.project(path), finest), keys
+
+    def _scene(self, pixels: Tensor, grid: Size) -> Scene:
+        """With the features of the proxy, if there is one, on the finer of the two grids along each side."""
+        if self.proxy is None:
+            return Scene(grid)
+        features = self.proxy(pixels, self.covered_size(*pixels.shape[-2:]))
+        return Scene(grid, resize(features, (max(grid[0], features.shape[2]), max(grid[1], features.shape[3]))))
 
     def _pooled(self, tokens: Tensor, grid: Size, with_keys: bool) -> Dense:
         pool = self.anatomy.pool

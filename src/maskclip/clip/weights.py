@@ -22,6 +22,16 @@ NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "attn_mask")
 
 
 def read_state_dict(path: Path) -> State:
+    """The weights in a checkpoint by name: what `read_tensors` returns, without `NOT_WEIGHTS`."""
+    return weights_among(read_tensors(path))
+
+
+def weights_among(tensors: State) -> State:
+    """The tensors whose names do not end in one of `NOT_WEIGHTS`."""
+    return {name: value for name, value in tensors.items() if name.rpartition(".")[2] not in NOT_WEIGHTS}
+
+
+def read_tensors(path: Path) -> State:
     """The tensors in a checkpoint by name: safetensors, a state dict of torch.save, or an archive of TorchScript (OpenAI's .pt).
 
     A state dict may lie under "state_dict" or "model", and its names may begin with "module.". Code in the file is never
@@ -44,7 +54,7 @@ def read_state_dict(path: Path) -> State:
     state = {name.removeprefix("module."): value for name, value in content.items() if isinstance(value, Tensor)}
     if not state:
         raise InputError(f"{path} holds no weights")
-    return {name: value for name, value in state.items() if name.rpartition(".")[2] not in NOT_WEIGHTS}
+    return state
 
 
 def is_torchscript(path: Path) -> bool:

@@ -3,40 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from maskclip.data.dataset import Sample, SegmentationDataset
+from maskclip.data.images import broken_images
 from maskclip.data.samplers import EveryNth, NumberedDraws
 from maskclip.errors import InputError
 from maskclip.vocabulary import Vocabulary
+
+Pattern = str | Mapping[str, str | None]
 
 
 class SegmentationData(pl.LightningDataModule):
     """Images and index masks under `root`; the patterns are those of `SegmentationDataset`.
 
-    `train` and `val` are split files (None: every image that fits). `labels` says what a learner may see in training:
-    "none" (annotation-free; nothing at all), "oracle_ignore" (annotation-free as released: only which pixels are
-    ignored), "seen" (zero-shot: all but the unseen classes) or "all"; `truth` hands out what is hidden beside it, for the
-    log alone. `augmentation` are the arguments of
-    `TrainTransform` other than the seed. `batch_size` is that of all processes together in training; evaluation hands out
-    lists of `eval_batch` images, each at its own size. `corruption` and `severity` (1 to 5) spoil the images of evaluation, never those of
-    training. `skip_broken` leaves out pictures that cannot be read, which else are an error. `source` is a sentence on
-    where to get the data, for whoever does not have it.
+    `train`, `val` and `test` are split files (None: every image that fits). `images` and `masks` may be a pattern for
+    each split, as in {"train": "train/%.png", "val": "val/%.png"}. `split` is the split that the final evaluation uses;
+    validation during training uses "val". `ignore`, `split_prefix`, `exif`: see `SegmentationDataset`. `labels` says what a
+    learner may see in training: "none" (annotation-free; nothing at all), "oracle_ignore" (annotation-free as released:
+    only which pixels are ignored), "seen" (zero-shot: all but the unseen classes) or "all"; `truth` hands out what is
+    hidden beside it, for the log alone. `augmentation` are the arguments of `TrainTransform` other than the seed.
+    `batch_size` is that of all processes together in training; evaluation hands out lists of `eval_batch` images, each
+    at its own size. `corruption` and `severity` (1 to 5) spoil the images of evaluation, never those of training.
+    `skip_broken` leaves out images that cannot be read, which are an error otherwise. `source` is a sentence on where to
+    get the data, for whoever does not have it.
     """
 
     def __init__(
         self,
         classes: Vocabulary | Sequence[str],
         root: str,
-        images: str,
-        masks: str | None = None,
+        images: Pattern,
+        masks: Pattern | None = None,
         train: str | None = None,
         val: str | None = None,
+        test: str | None = None,
+        split: str = "val",
+        split_prefix: str = "",
+        ignore: Sequence[int] = (),
         reduce_zero_label: bool = False,
         labels: str = "all",
         truth: bool = True,
@@ -44,6 +55,7 @@ class SegmentationData(pl.LightningDataModule):
         corruption: str | None = None,
         severity: int = 1,
         skip_broken: bool = False,
+        exif: bool = True,
         batch_size: int = 16,
         eval_batch: int = 1,
         num_workers: int = 2,
@@ -54,15 +66,27 @@ class SegmentationData(pl.LightningDataModule):
         super().__init__()
         self.vocabulary = Vocabulary.of(classes)
         self.name = name
-        self.splits = {"train": train, "val": val}
+        self.splits = {"train": train, "val": val, "test": test}
+        self.images, self.masks = images, masks
+        for key, pattern in (("images", images), ("masks", masks)):
+            if isinstance(pattern, Mapping) and (unknown := sorted(set(pattern) - set(self.splits))):
+                raise InputError(f"data.{key} has patterns for {', '.join(unknown)}: the splits are train, val and test")
+        if split not in self.splits:
+            raise InputError(f"data.split={split}: choose train, val or test")
+        self.split = split
         self.files: dict[str, Any] = {
             "root": root,
-            "images": images,
-            "masks": masks,
+            "split_prefix": split_prefix,
             "reduce_zero_label": reduce_zero_label,
-            "skip_broken": skip_broken,
+            "ignore": ignore,
+            "exif": exif,
             "source": source,
+            "class_names": self.vocabulary.names,
         }
+        self.skip_broken = skip_broken
+        self._listed: dict[str, SegmentationDataset] = {}
+        self._readable: dict[str, SegmentationDataset] = {}
+        self._problems: dict[Path, str | None] = {}
         self.spoiled: dict[str, Any] = {"corruption": corruption, "severity": severity, "seed": seed}
         hidden: dict[str, Sequence[int] | str] = {
             "none": "all",
@@ -72,7 +96,7 @@ class SegmentationData(pl.LightningDataModule):
         }
         if labels not in hidden:
             raise InputError(f"data.labels={labels!r}: choose one of {', '.join(hidden)}")
-        if masks is None and labels != "none":
+        if labels != "none" and (masks is None or (isinstance(masks, Mapping) and masks.get("train", "") is None)):
             raise InputError(f"data.labels={labels} needs masks (data.masks); without any, say data.labels=none")
         if labels == "seen" and not self.vocabulary.unseen:
             raise InputError("data.labels=seen needs unseen classes, and this vocabulary names none (classes.unseen)")
@@ -80,13 +104,52 @@ class SegmentationData(pl.LightningDataModule):
         self.augmentation = dict(augmentation or {})
         self.batch_size, self.eval_batch, self.num_workers, self.seed = batch_size, eval_batch, num_workers, seed
 
-    def dataset(self, split: str, **options: Any) -> SegmentationDataset:
-        """The data set of a split ("train" or "val") without augmentation, all labels shown; "val" spoiled if so asked."""
-        options |= self.spoiled if split == "val" else {}
-        data = SegmentationDataset(**self.files, split=self.splits[split], num_classes=len(self.vocabulary), **options)
-        for sentence in data.left_out.sentences():
-            rank_zero_warn(sentence)
-        return data
+    def pattern(self, key: str, split: str) -> str | None:
+        """The pattern `data.images` or `data.masks` of a split. Raises `InputError` if there are only those of other splits."""
+        pattern = {"images": self.images, "masks": self.masks}[key]
+        if not isinstance(pattern, Mapping):
+            if key == "images" and split == "test" and self.splits["test"] is None:
+                raise InputError("there is no test split: give data.test, a split file, or a pattern for it in data.images")
+            return pattern
+        if split not in pattern:
+            raise InputError(f"data.{key} has no pattern for the split {split}, only for {', '.join(pattern)}")
+        return pattern[split]
+
+    def dataset(self, split: str) -> SegmentationDataset:
+        """The data set of a split ("train", "val" or "test") without augmentation, all labels shown. It is listed once."""
+        if split not in self._listed:
+            patterns: dict[str, Any] = {key: self.pattern(key, split) for key in ("images", "masks")}
+            self._listed[split] = SegmentationDataset(**self.files, **patterns, split=self.splits[split], num_classes=len(self.vocabulary))
+            for sentence in self._listed[split].left_out.sentences():
+                rank_zero_warn(sentence)
+        return self._listed[split]
+
+    def readable(self, split: str) -> SegmentationDataset:
+        """The data set of a split; with `skip_broken`, without images that cannot be read, which is a warning.
+
+        Each file is decoded once, whatever splits it is in. Processes share the work: all of them must call this.
+        """
+        if not self.skip_broken:
+            return self.dataset(split)
+        if split not in self._readable:
+            data = self.dataset(split).with_options()
+            paths = [data.image_path(name) for name in data.names]
+            self._decode([path for path in dict.fromkeys(paths) if path not in self._problems])
+            data.leave_out({path: why for path in paths if (why := self._problems[path]) is not None})
+            if data.broken:
+                first = next(iter(data.broken.values()))
+                rank_zero_warn(f"{len(data.broken)} of {len(paths)} images ({split}) are left out (data.skip_broken=true): {first}, ...")
+            self._readable[split] = data
+        return self._readable[split]
+
+    def _decode(self, paths: Sequence[Path]) -> None:
+        rank, world = self._processes
+        own = broken_images(paths[rank::world])
+        parts = [own] * world
+        if world > 1:
+            torch.distributed.all_gather_object(parts, own)
+        found = {path: why for part in parts for path, why in part.items()}
+        self._problems |= {path: found.get(path) for path in paths}
 
     @property
     def _processes(self) -> tuple[int, int]:
@@ -106,7 +169,7 @@ class SegmentationData(pl.LightningDataModule):
         if each < 2:
             raise InputError(f"data.batch_size={self.batch_size} leaves one image at a time, and BatchNorm needs two")
         transform = TrainTransform(**self.augmentation, ignore_index=self.vocabulary.ignore_index, seed=self.seed)
-        data = self.dataset("train", hide=self.hide, truth=self.truth, transform=transform)
+        data = self.readable("train").with_options(hide=self.hide, truth=self.truth, transform=transform)
         draws = NumberedDraws(data, self.seed, each, rank, world, start=self._drawn)
         return self._loader(data, sampler=draws, batch_size=each)
 
@@ -115,14 +178,18 @@ class SegmentationData(pl.LightningDataModule):
         return self.trainer.global_step * self.batch_size if self.trainer else 0
 
     def val_dataloader(self) -> DataLoader[list[Sample]] | list[DataLoader[list[Sample]]]:
-        if self.files["masks"] is None:
-            return []  # nothing to score
-        data = self.dataset("val")
-        if len(data) < self._processes[1]:
-            raise InputError(f"{len(data)} validation images cannot be shared among {self._processes[1]} processes: take fewer")
-        return self._loader(data, sampler=EveryNth(data, *self._processes), batch_size=self.eval_batch, collate_fn=list)
+        return self._evaluation_loader("val")
 
-    test_dataloader = val_dataloader
+    def test_dataloader(self) -> DataLoader[list[Sample]] | list[DataLoader[list[Sample]]]:
+        return self._evaluation_loader(self.split)
+
+    def _evaluation_loader(self, split: str) -> DataLoader[list[Sample]] | list[DataLoader[list[Sample]]]:
+        if self.pattern("masks", split) is None:
+            return []  # nothing to score
+        data = self.readable(split).with_options(**self.spoiled)
+        if len(data) < self._processes[1]:
+            raise InputError(f"{len(data)} images ({split}) cannot be shared among {self._processes[1]} processes: use fewer")
+        return self._loader(data, sampler=EveryNth(data, *self._processes), batch_size=self.eval_batch, collate_fn=list)
 
     def _loader(self, data: SegmentationDataset, **options: Any) -> DataLoader[Any]:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"

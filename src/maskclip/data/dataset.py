@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from copy import copy
 from pathlib import Path, PurePath
-from typing import Literal, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import cv2
 import numpy as np
@@ -14,10 +16,13 @@ from torch.utils.data import Dataset
 from typing_extensions import NotRequired
 
 from maskclip.data.corruptions import corrupt
-from maskclip.data.images import broken_images, read_image, read_mask
+from maskclip.data.images import broken_images, read_mask, read_turned
+from maskclip.data.labels import MaskValues
+from maskclip.data.lists import Files, read_split
+from maskclip.data.notices import warn_once
 from maskclip.data.walk import LeftOut, find_files, find_images
 from maskclip.errors import InputError
-from maskclip.functional import IGNORE_INDEX, UNLABELLED, ignore_index
+from maskclip.functional import UNLABELLED
 
 Transform = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
@@ -53,14 +58,15 @@ class SegmentationDataset(Dataset[Sample]):
     """Images and index masks under `root`, named by patterns with one % each, in the place of the name.
 
     An images pattern that ends in % matches files with any image suffix, and names keep the suffix: the mask of cat.jpg
-    is cat.jpg.png if that file exists, else cat.png (with masks="%.png"). `split` is a text file of names, one a line; None takes every
-    image that fits the pattern. `masks` None: no labels. `reduce_zero_label`: 0 in the files is ignored and the classes start
-    at 1, as in ADE20K. `hide` says which labels the learner may not see: class indices, "all" (not even what is
-    ignored), or "valid" (all but what is ignored); `truth` hands them out beside the mask. `skip_broken` reads all
-    pictures beforehand and leaves out those that cannot be read (`broken` lists why). `corruption` and `severity`: see
-    `corruptions.py`. `left_out` tells what a search for images, see `walk.py`, passed over.
-    In files 255 is ignored; where there are more than 254 classes, files are 16-bit and 65535 is (`ignore_index`).
-    Raises `InputError` for a missing root or split, an empty folder, a file that is not there or a label out of range.
+    is cat.jpg.png if that file exists, else cat.png (with masks="%.png"). `split` is a text file, see `read_split`; None
+    takes every image that fits the pattern. `masks` None: no labels. `class_names` are for messages. `reduce_zero_label`
+    and `ignore`: what values in mask files mean, see `MaskValues`. `hide` says which labels the learner may not see: class
+    indices, "all" (not even what is ignored), or "valid" (all but what is ignored); `truth` adds the hidden labels to each
+    sample. `skip_broken` decodes every image first and leaves out those that cannot be read (`broken` has the reasons).
+    `exif` turns images and masks, each by its own EXIF orientation, so that masks lie on images as displayed; without it,
+    masks lie on the stored pixels. `corruption` and `severity`: see `corruptions.py`.
+    `left_out` lists what the search for images (`walk.py`) passed over.
+    Raises `InputError` for a missing root or split, an empty folder, a file that is not there or a value that is no class.
     """
 
     def __init__(
@@ -75,31 +81,64 @@ class SegmentationDataset(Dataset[Sample]):
         truth: bool = False,
         transform: Transform | None = None,
         skip_broken: bool = False,
+        exif: bool = True,
         corruption: str | None = None,
         severity: int = 1,
         seed: int = 0,
         source: str = "",
+        ignore: Sequence[int] = (),
+        split_prefix: str = "",
+        class_names: Sequence[str] | None = None,
     ) -> None:
         self.root = Path(root)
         self.images, self.masks = images, masks
-        self.num_classes, self.reduce_zero_label = num_classes, reduce_zero_label
-        self.ignore_index = ignore_index(num_classes)
-        self.corruption, self.severity, self.seed = corruption, severity, seed
-        if corruption is not None or severity not in range(1, 6):
-            corrupt(np.zeros((8, 8, 3), np.uint8), corruption or "jpeg_compression", severity, "")  # an unknown kind is said now
-        if isinstance(hide, str) and hide not in ("all", "valid"):
-            raise InputError(f"hide={hide!r}: give class indices, 'all' or 'valid'")
+        self.num_classes, self.exif = num_classes, exif
+        names = class_names or [f"class {index}" for index in range(num_classes)]
+        self.values = MaskValues(names, reduce_zero_label, ignore)
+        self.ignore_index, self.dtype = self.values.ignore_index, self.values.dtype
         for key, pattern in (("images", images), ("masks", masks)):
             if pattern is not None:
                 check_pattern(key, pattern)
-        self.hide = hide
-        self.truth = truth and masks is not None and len(hide) > 0
-        self.transform = transform
+        self._set_options(hide, truth, transform, corruption, severity, seed)
         if not self.root.is_dir():
             raise InputError(f"no data in {self.root} (data.root). {source}".strip())
+        self._mask_names: dict[str, str] = {}
+        self.broken: dict[Path, str] = {}
         self.left_out = LeftOut()
-        self.names = self._names(split, source)
-        self.broken = broken_images([self.image_path(name) for name in self.names]) if skip_broken else {}
+        self.names = self._listed(self.root / split, split_prefix, source) if split is not None else self._found()
+        if not self.names:
+            where = f"{self.root / split} is empty" if split is not None else f"{self.root / images} fits no file (data.images)"
+            raise InputError("; ".join([f"no images: {where}", *self.left_out.sentences()]))
+        self._check_shared_masks()
+        if skip_broken:
+            self.leave_out(broken_images([self.image_path(name) for name in self.names]))
+
+    def _set_options(
+        self,
+        hide: Sequence[int] | Literal["all", "valid"] = (),
+        truth: bool = False,
+        transform: Transform | None = None,
+        corruption: str | None = None,
+        severity: int = 1,
+        seed: int = 0,
+    ) -> None:
+        if corruption is not None or severity not in range(1, 6):
+            corrupt(np.zeros((8, 8, 3), np.uint8), corruption or "jpeg_compression", severity, "")  # raises for an unknown kind
+        if isinstance(hide, str) and hide not in ("all", "valid"):
+            raise InputError(f"hide={hide!r}: give class indices, 'all' or 'valid'")
+        self.hide, self.transform = hide, transform
+        self.truth = truth and self.masks is not None and len(hide) > 0
+        self.corruption, self.severity, self.seed = corruption, severity, seed
+
+    def with_options(self, **options: Any) -> SegmentationDataset:
+        """The same files, not listed again, with other `hide`, `truth`, `transform`, `corruption`, `severity` and `seed`."""
+        data = copy(self)
+        data._set_options(**options)
+        return data
+
+    def leave_out(self, broken: Mapping[Path, str]) -> None:
+        """Leave out images that cannot be read, given with the reasons. Raises `InputError` if none is left."""
+        self.broken = {path: broken[path] for path in map(self.image_path, self.names) if path in broken}
         self.names = [name for name in self.names if self.image_path(name) not in self.broken]
         if not self.names:
             raise InputError(f"no image in {self.root} can be read, such as {next(iter(self.broken.values()))}")
@@ -112,33 +151,49 @@ class SegmentationDataset(Dataset[Sample]):
         """Where the mask of an image lies. Raises `InputError` if the data set has none."""
         if self.masks is None:
             raise InputError("this data set has no masks (data.masks)")
-        path = self.root / self.masks.replace("%", name)
-        if self.images.endswith("%") and not path.is_file():
+        path = self.root / self.masks.replace("%", self._mask_names.get(name, name))
+        if name not in self._mask_names and self.images.endswith("%") and not path.is_file():
             return self.root / self.masks.replace("%", str(Path(name).with_suffix("")))
         return path
 
-    def _names(self, split: str | None, source: str) -> list[str]:
-        if split is not None:
-            path = self.root / split
-            if not path.is_file():
-                raise InputError(f"no split file {path}. {source}".strip())
-            try:
-                names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-            except UnicodeDecodeError as cause:
-                raise InputError(f"the split file {path} is not UTF-8: {cause}") from cause
-            if missing := [name for name in names if not self.image_path(name).is_file()]:
+    def _listed(self, split: Path, prefix: str, source: str) -> list[str]:
+        """The names in a split file, in its order; masks that it gives are kept."""
+        if not split.is_file():
+            raise InputError(f"no split file {split}. {source}".strip())
+        files = Files()
+        pairs = read_split(split, prefix, lambda name: files.has(self.image_path(name)))
+        missing = [name for name, _ in pairs if not files.has(self.image_path(name))]
+        if missing:
+            more = f", and {len(missing) - 1} more" if missing[1:] else ""
+            raise InputError(
+                f"no such image: {self.image_path(missing[0])}, which {split} names{more}: correct the split file, data.images, "
+                f"data.root or data.split_prefix{self._prefix_advice(missing[0])}"
+            )
+        for name, mask in pairs:
+            if mask is not None and self._mask_names.setdefault(name, mask) != mask:
+                raise InputError(f"{split} gives two masks for the image {name}: {self._mask_names[name]} and {mask}")
+        return [name for name, _ in pairs]
+
+    def _prefix_advice(self, name: str) -> str:
+        """The `split_prefix` that makes a name of a split file fit an image, as advice; "" if there is none."""
+        parts = name.split("/")
+        for start in range(1, len(parts)):
+            if self.image_path("/".join(parts[start:])).is_file():
+                return f"; data.split_prefix={'/'.join(parts[:start])}/ makes it {self.image_path('/'.join(parts[start:]))}"
+        return ""
+
+    def _check_shared_masks(self) -> None:
+        """Raise `InputError` if two images with different suffixes have one mask file."""
+        if self.masks is None or not self.images.endswith("%"):
+            return
+        owner: dict[Path, str] = {}
+        for name in (name for name in self.names if name not in self._mask_names):
+            mask = self.mask_path(name)
+            if owner.setdefault(mask, name) != name and mask.is_file():
                 raise InputError(
-                    f"no such image: {self.image_path(missing[0])}, which {path} names"
-                    + (f", and {len(missing) - 1} more" if missing[1:] else "")
-                    + ": mend the split file, data.images or data.root"
+                    f"{owner[mask]} and {name} would have the same mask, {mask}: rename one of them, or name masks after the "
+                    f"whole file name, {self.masks.replace('%', name)}"
                 )
-        else:
-            names = self._found()
-        if not names:
-            where = self.root / split if split is not None else self.root / self.images
-            others = "".join(f"; {sentence}" for sentence in self.left_out.sentences())
-            raise InputError(f"no images: {where} {'is empty' if split is not None else 'fits no file (data.images)'}{others}")
-        return names
 
     def _found(self) -> list[str]:
         """The names of all files that fit the pattern of images and not that of masks."""
@@ -153,12 +208,7 @@ class SegmentationDataset(Dataset[Sample]):
             return names
         mask_of = {name: self.mask_path(name) for name in names}
         masks = {path for name, path in mask_of.items() if path != self.image_path(name)}
-        names = [name for name in names if self.image_path(name) not in masks]  # masks may lie beside the images
-        owner: dict[Path, str] = {}
-        for name in names:
-            if owner.setdefault(mask_of[name], name) != name:
-                raise InputError(f"{owner[mask_of[name]]} and {name} would have the same mask, {mask_of[name]}: rename one of them")
-        return names
+        return [name for name in names if self.image_path(name) not in masks]  # masks may lie beside the images
 
     def __len__(self) -> int:
         return len(self.names)
@@ -167,9 +217,11 @@ class SegmentationDataset(Dataset[Sample]):
         index, number = (draw.image, draw.number) if isinstance(draw, Draw) else (draw, draw)
         name = self.names[index]
         try:
-            image = read_image(self.image_path(name))
+            image, turn = read_turned(self.image_path(name), exif=self.exif)
         except InputError as error:
             raise InputError(f"{error} (data.skip_broken=true leaves such out)") from error
+        if turn > 1 and self.exif and self.masks is not None:
+            self._warn_of_turns(name, turn)
         if self.corruption is not None:
             image = corrupt(image, self.corruption, self.severity, name, self.seed)
         mask = self._mask(name, image.shape[:2], self.hide)
@@ -197,36 +249,50 @@ class SegmentationDataset(Dataset[Sample]):
             return np.full(shape, self.hidden if hide else self.ignore_index, dtype=self.dtype)
         labels = self.labels(name, hide)
         if labels.shape != shape:
-            path = self.mask_path(name)
-            raise InputError(
-                f"{path} is {labels.shape[1]} x {labels.shape[0]} pixels, its image {name} {shape[1]} x {shape[0]} (data.masks)"
-            )
+            raise InputError(self.size_problem(name, labels.shape, shape))
         return labels
 
-    @property
-    def dtype(self) -> type[np.unsignedinteger]:
-        """Of a mask on its way through the transforms."""
-        return np.uint8 if self.ignore_index == IGNORE_INDEX else np.uint16
+    def _warn_of_turns(self, name: str, turn: int) -> None:
+        warn_once(
+            "turned",
+            f"{self.image_path(name)} has EXIF orientation {turn}, and others may have one: masks must lie on the images as displayed. "
+            "If they lie on the stored pixels, set data.exif=false",
+        )
+
+    def size_problem(self, name: str, mask: tuple[int, ...], image: tuple[int, ...]) -> str:
+        """Sentence on a mask (H, W) whose size is not that of its image (H, W), which names the EXIF orientation if it may be the cause."""
+        problem = f"{self.mask_path(name)} is {mask[1]} x {mask[0]} pixels, its image {name} {image[1]} x {image[0]}"
+        turn = read_turned(self.image_path(name))[1]
+        if turn > 1 and mask == image[::-1]:
+            stored, displayed = ("as stored", "as displayed") if not self.exif else ("as displayed", "as stored")
+            return (
+                f"{problem} {stored}: the image has EXIF orientation {turn}, and the mask fits it {displayed}. "
+                f"Set data.exif={str(not self.exif).lower()} if this holds for the whole data set"
+            )
+        return f"{problem} (data.masks)"
 
     def labels(self, name: str, hide: Sequence[int] | str = ()) -> np.ndarray:
-        """The class indices (H, W) of an image's mask, uint8 or uint16, checked; `hidden` for those that are to be hidden.
+        """The class indices (H, W) of an image's mask, uint8 or uint16; `hidden` for the classes in `hide`.
 
-        Raises `InputError` for labels that are no class.
+        Raises `InputError` for values that are no class.
         """
         path = self.mask_path(name)
-        stored = read_mask(path)
+        stored = read_mask(path, self.exif)
         present = np.flatnonzero(cv2.calcHist([stored], [0], None, [256], [0, 256])) if stored.dtype == np.uint8 else np.unique(stored)
-        first = int(self.reduce_zero_label)
-        valid = (present >= first) & (present < first + self.num_classes)
-        ignored = (present == self.ignore_index) | ((present == 0) & self.reduce_zero_label)
-        if strangers := (present[~valid & ~ignored] - first).tolist():
-            raise InputError(
-                f"{path} has labels {strangers}, but there are {self.num_classes} classes "
-                f"(0..{self.num_classes - 1}, {self.ignore_index} ignored): see data.reduce_zero_label and classes"
-            )
-        table = np.full(self.ignore_index + 1, self.ignore_index, dtype=self.dtype)
-        table[first : first + self.num_classes] = np.arange(self.num_classes)
+        if unknown := self.values.unknown(present.tolist()):
+            raise InputError(self.explain(path, unknown))
         classes = range(self.num_classes) if isinstance(hide, str) else hide
-        table[[first + index for index in classes if hide]] = self.hidden
-        # OpenCV looks up ten times as fast as numpy, but only bytes
-        return cv2.LUT(stored, table) if stored.dtype == np.uint8 and self.dtype is np.uint8 else table[stored]
+        return self.values.to_classes(stored, classes, self.hidden)
+
+    def explain(self, mask: Path, unknown: Sequence[int]) -> str:
+        """What is wrong with a mask that has `unknown` values, and what to do, judged by up to 100 masks of the data set."""
+        first, last = self.values.first, self.values.first + self.num_classes - 1
+        present = set(unknown)
+        for name in self.names[:: max(1, len(self.names) // 100)]:
+            with suppress(InputError):
+                present |= set(np.unique(read_mask(self.mask_path(name), self.exif)).tolist())
+        every = self.values.unknown(sorted(present))
+        return (
+            f"{mask} has labels {list(unknown)}, but there are {self.num_classes} classes (values "
+            f"{first}..{last}; {self.values.ignored_text} ignored). {self.values.advice(every, present)}"
+        )

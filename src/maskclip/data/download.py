@@ -45,6 +45,8 @@ class Archive:
     """As published: "md5:..." or "sha256:..."."""
     mirrors: tuple[str, ...] = ()
     """Further addresses, tried in order after `url`. They need a checksum, which makes any source safe."""
+    rough_size: int = 0
+    """About how many bytes, where the exact number is not published: to estimate the disk space, not to check the file."""
 
     def __post_init__(self) -> None:
         if self.name in ("", ".", "..") or re.search(r"[/\\\0]", self.name):
@@ -114,10 +116,10 @@ def _fetch_from(url: str, archive: Archive, target: Path) -> None:
 
 
 def remaining(archive: Archive, folder: Path) -> int:
-    """Bytes of the archive that `fetch` has yet to download to `folder`; 0 if its size is not known."""
+    """Bytes of the archive, roughly if its size is not published, that `fetch` has yet to download to `folder`."""
     if (folder / archive.name).is_file():
         return 0
-    return max(0, (archive.size or 0) - _Part(archive, folder).size)
+    return max(0, (archive.size or archive.rough_size) - _Part(archive, folder).size)
 
 
 def discard_part(archive: Archive, folder: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import ExifTags, Image
 from tqdm import tqdm
 
-from maskclip.data.colour import eight_bit_grey, srgb
+from maskclip.data.colour import eight_bit_grey, to_srgb
 from maskclip.errors import InputError
 from maskclip.files import replacing
 
@@ -70,7 +70,7 @@ def to_rgb(image: Image.Image, exif: bool = True) -> Image.Image:
     turn = _remaining_turn(image, exif)
     profile = image.info.get("icc_profile")
     image = eight_bit_grey(image)
-    rgb = srgb(image, profile)
+    rgb = to_srgb(image, profile)
     if image.has_transparency_data:
         rgba = rgb.convert("RGBA")
         rgba.putalpha(image.convert("RGBA").getchannel("A"))
@@ -80,18 +80,29 @@ def to_rgb(image: Image.Image, exif: bool = True) -> Image.Image:
 
 def orientation(image: Image.Image) -> int:
     """EXIF orientation of an image, 1 to 8; 1 means that it is stored as it is displayed."""
-    value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    return value if value in _TURNS else 1
+    with suppress(Exception):  # a damaged EXIF block; the pixels may be sound
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return value if value in _TURNS else 1
+    return 1
 
 
 def _remaining_turn(image: Image.Image, exif: bool) -> Image.Transpose | None:
     """Load an image; how to turn it then, so that it lies as displayed (as stored if `exif` is False)."""
     stored = orientation(image)
-    image.load()
+    _load(image, stored)
     remaining = orientation(image)  # Pillow turns TIFFs itself, while it loads them
     if exif:
         return _TURNS.get(remaining)
     return _TURNS.get({6: 8, 8: 6}.get(stored, stored)) if stored != remaining else None
+
+
+def _load(image: Image.Image, stored: int) -> None:
+    name = getattr(image, "filename", None)
+    if name and image.format == "TIFF" and stored > 4:
+        image.filename = ""  # type: ignore[attr-defined]  # no memory map, which Pillow makes with the sides exchanged
+    image.load()
+    if name:
+        image.filename = name  # type: ignore[attr-defined]
 
 
 def read_image(path: Path, page: int = 0, exif: bool = True) -> np.ndarray:
@@ -167,20 +178,64 @@ def broken_images(paths: Sequence[Path]) -> dict[Path, str]:
         return {path: why for path, why in zip(paths, found, strict=True) if why is not None}
 
 
-def read_mask(path: Path) -> np.ndarray:
-    """The class indices stored in the PNG at `path`, (H, W), uint8 or wider as stored. Raises `InputError` if it is not an index mask."""
+def read_mask(path: Path, exif: bool = True) -> np.ndarray:
+    """Class indices (H, W) stored in the file at `path`, uint8 or wider as stored.
+
+    PNG, TIFF, BMP, GIF and PGM are read, with one channel or a palette. `exif` turns the mask by its own EXIF orientation,
+    as `read_image` turns an image. Raises `InputError` for a file that holds no class indices, or whose numbers do not
+    survive decoding.
+    """
     try:
         with Image.open(path) as image:
-            if image.mode not in ("P", "L", "1", "I;16", "I"):
-                raise InputError(f"the mask {path} has mode {image.mode}: an index mask has one channel, palette or grey PNG (data.masks)")
-            labels = np.array(image)
-            return labels.astype(np.uint8) if labels.dtype == bool else labels
+            if problem := _mask_problem(image):
+                raise InputError(f"the mask {path} {problem}: save it as a palette or grey PNG of class indices (data.masks)")
+            step = {"L;2": 85, "L;4": 17}.get(_raw_mode(image).removesuffix("R"), 1)  # Pillow scales grey of 2 and 4 bits to 255
+            signed = image.format == "TIFF" and image.tag_v2.get(339) == (2,) and image.mode == "L"
+            turn = _remaining_turn(image, exif)
+            labels = np.array(image if turn is None else image.transpose(turn))
     except FileNotFoundError:
         raise InputError(f"no such mask: {path}") from None
     except InputError:
         raise
     except Exception as cause:
         raise InputError(f"cannot read the mask {path}: {cause}") from cause
+    if labels.dtype == bool or step > 1:
+        return labels.astype(np.uint8) // np.uint8(step)
+    return labels.view(np.int8) if signed else labels.astype(labels.dtype.newbyteorder("="), copy=False)
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How Pillow unpacks the numbers of an open file, such as "L;4"."""
+    arguments = image.tile[0][3] if image.tile else ""  # type: ignore[attr-defined]
+    return str(arguments[0] if isinstance(arguments, tuple) else arguments)
+
+
+def _mask_problem(image: Image.Image) -> str:
+    """Why the stored numbers of an open mask are not those that Pillow decodes; empty if they are."""
+    if image.mode not in ("P", "L", "1", "I") and not image.mode.startswith("I;16"):
+        return f"has mode {image.mode}, but an index mask has one channel of integers"
+    if image.format not in ("PNG", "TIFF", "BMP", "GIF", "PPM"):
+        return f"is a {image.format} file, whose compression changes numbers"
+    if (pages := len(_frames(image))) > 1:
+        return f"has {pages} pages, but a mask has one"
+    codec, box = image.tile[0][:2]  # type: ignore[attr-defined]
+    if image.format == "TIFF":
+        if image.tag_v2.get(262) == 0:  # type: ignore[attr-defined]
+            return "is a TIFF with inverted numbers (photometric interpretation WhiteIsZero)"
+        if image.info.get("compression") in ("jpeg", "tiff_jpeg", "webp"):
+            return "is a TIFF whose compression changes numbers"
+    if image.format == "BMP" and (_bits_of_bmp(image) != 8 or image.mode == "1"):
+        return "is a BMP of fewer than 256 grey levels or colours"  # Pillow reads some of these wrongly
+    if image.format == "PPM" and (codec != "raw" or image.mode == "1"):
+        return "is a PBM, or a PGM whose grey levels do not end at 255 or 65535"
+    if image.format == "GIF" and tuple(box) != (0, 0, *image.size):
+        return "is a GIF that covers only a part of its area"
+    return ""
+
+
+def _bits_of_bmp(image: Image.Image) -> int:
+    image.fp.seek(28)  # type: ignore[attr-defined]
+    return int.from_bytes(image.fp.read(2), "little")  # type: ignore[attr-defined]
 
 
 def write_mask(path: Path, labels: np.ndarray, palette: Sequence[Sequence[int]]) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import re
 import sys
 import textwrap
+import traceback
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
@@ -28,6 +30,8 @@ from torch.distributed.constants import default_pg_timeout
 
 from maskclip.checks import is_count
 from maskclip.errors import InputError
+from maskclip.files import is_full
+from maskclip.programs import ranks
 from maskclip.results import PROJECT
 from maskclip.vocabulary import read_words
 
@@ -99,7 +103,8 @@ def be_quiet() -> None:
 def program(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
     """A program whose input errors are one sentence on stderr and exit status 2, not a stack trace.
 
-    In a multirun Hydra runs the other jobs before it stops with the first one's sentence.
+    Of several processes the first that fails reports it, and all end with its status. In a multirun Hydra runs the other
+    jobs before it stops with the first one's sentence. HYDRA_FULL_ERROR=1 shows the stack trace of every error.
     """
 
     @wraps(main)
@@ -109,13 +114,41 @@ def program(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
             if missing := OmegaConf.missing_keys(cfg):
                 raise InputError(f"please give {' and '.join(f'{key}=...' for key in sorted(missing))}")
             return main(cfg)
-        except (InputError, MisconfigurationException, OSError) as error:
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                raise CompactHydraException(f"error: {error}") from None
-            print(f"\nerror: {error}", file=sys.stderr)  # below a progress bar that was cut short
-            sys.exit(2)
+        except Exception as error:
+            _report(error)
+            raise
+        finally:
+            ranks.release()
 
     return wrapped
+
+
+def _report(error: Exception) -> None:
+    """Print the sentence of an error and end the program; returns where there is no sentence, but a stack trace to show."""
+    if not ranks.first_to_fail():
+        ranks.leave()
+    said = None if os.environ.get("HYDRA_FULL_ERROR") == "1" else ranks.killed() or sentence(error)
+    if said is None:
+        if ranks.several():
+            traceback.print_exc()
+            ranks.end(1)
+        return
+    if HydraConfig.get().mode == RunMode.MULTIRUN and not ranks.several():
+        raise CompactHydraException(f"error: {said}") from None
+    print(f"\nerror: {said}", file=sys.stderr)  # below a progress bar that was cut short
+    ranks.end(2)
+
+
+def sentence(error: Exception) -> str | None:
+    """What a user can do about an error, in a sentence; None for an error of the program."""
+    if isinstance(error, OSError) and is_full(error):
+        return f"the disk is full{f', at {error.filename}' if error.filename else ''}: free some space and run again"
+    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+        return (
+            "a process that reads images was killed; it may have run out of memory: use fewer, num_workers=0 in src/segment.py and "
+            f"data.num_workers=0 in the other programs ({error})"
+        )
+    return str(error) if isinstance(error, (InputError, MisconfigurationException, OSError)) else None
 
 
 def plain(node: Any) -> Any:
@@ -123,13 +156,26 @@ def plain(node: Any) -> Any:
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
 
 
-def words_of(node: DictConfig) -> Card:
-    """The arguments of a `Vocabulary` from the group `classes`, with the words of a file where it names one."""
-    words = plain(node)
-    if isinstance(words["names"], str):
-        names, prompts = read_words(Path(words["names"]))
-        words |= {"names": names, "prompts": prompts | (words.get("prompts") or {})}
-    return words
+def words_of(cfg: DictConfig) -> Card:
+    """The arguments of a `Vocabulary` from the groups `classes` and `words`, with the words of a file where `classes` names one.
+
+    Warns if the group `words` names a set of words that has no table for these classes.
+    """
+    classes = plain(cfg.classes)
+    if isinstance(classes["names"], str):
+        names, prompts = read_words(Path(classes["names"]))
+        classes |= {"names": names, "prompts": prompts | (classes.get("prompts") or {})}
+    table = words_table(cfg, classes["names"])
+    if table is not None:
+        classes["prompts"] = table
+    elif classes["names"] and cfg.words.name != "own":
+        warnings.warn(f"words={cfg.words.name} has no table for these classes, so that their own words are used", stacklevel=2)
+    return classes
+
+
+def words_table(cfg: DictConfig, names: list[str]) -> Card | None:
+    """The words that the group `words` gives each class; None without a table for exactly these class names in this order."""
+    return next((table for table in plain(cfg.words.tables).values() if list(table) == names), None)
 
 
 def build(node: Any, **objects: Any) -> Any:
@@ -153,6 +199,7 @@ def build_trainer(cfg: DictConfig, patience: timedelta = default_pg_timeout, **o
     image more than another and would wait for ever. The tasks share them when it matters.
     """
     settings = plain(cfg.trainer)
+    options["callbacks"] = [*options.get("callbacks", ()), ranks.EndTogether()]
     devices = settings["devices"]
     _check_devices(devices, settings["num_nodes"])
     several = settings["num_nodes"] > 1 or (len(devices) > 1 if isinstance(devices, list) else devices not in (1, "1"))

@@ -13,7 +13,7 @@ from maskclip.vocabulary import Vocabulary
 
 def embed(cfg: DictConfig) -> None:
     """`src/embed.py`: the text embeddings of the class names, computed and written to a file."""
-    model: MaskCLIP = build(cfg.model, classes=Vocabulary(**words_of(cfg.classes)))
+    model: MaskCLIP = build(cfg.model, classes=Vocabulary(**words_of(cfg)))
     output = Path(cfg.output)
     model.save_text(output)
     print(f"{len(model.text_embeddings)} words of {len(model.vocabulary)} classes, {model.embedding_dim} dimensions: {output}")

@@ -20,7 +20,8 @@ from maskclip.errors import InputError
 from maskclip.files import write_json
 from maskclip.inference import Segmenter
 from maskclip.metrics import scores
-from maskclip.programs.common import Card, build, build_trainer, plain, words_of
+from maskclip.programs.common import Card, build, build_trainer, plain, words_of, words_table
+from maskclip.programs.logs import log_scores, run_logger
 from maskclip.protocol import Protocol
 from maskclip.results import class_table, commit, device_name, score_entries, table, versions
 from maskclip.tasks import Evaluation
@@ -38,20 +39,22 @@ LABELS = {
 def evaluate(cfg: DictConfig) -> float:
     """`src/eval.py`: evaluate a model on a data set, print the table, write the card. Returns the mIoU in percent."""
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    vocabulary = Vocabulary(**words_of(cfg.classes))
+    vocabulary = Vocabulary(**words_of(cfg))
     data: SegmentationData = build(cfg.data, classes=vocabulary)
-    if cfg.data.masks is None:
+    if data.pattern("masks", data.split) is None:
         raise InputError("there is nothing to score without masks (data.masks); src/segment.py writes label maps")
-    data.dataset("val")  # a missing data set is said before a model is loaded
+    data.dataset(data.split)  # a missing data set is said before a model is loaded
     model = accelerate(build(cfg.model, classes=vocabulary), **plain(cfg.inference))
     output = Path(cfg.paths.output)
-    card = evaluate_model(cfg, model, data, output)
+    with run_logger(cfg) as logger:
+        card = evaluate_model(cfg, model, data, output)
+        log_scores(logger, card)
     report(card, output)
     return card["miou"]
 
 
 def evaluate_model(cfg: DictConfig, model: Segmenter, data: SegmentationData, output: Path, **more: Any) -> Card:
-    """Evaluate a model on the validation split; returns the result card, to which `more` is added.
+    """Evaluate a model on the split `data.split`; returns the result card, to which `more` is added.
 
     Writes `output`/results.json, `output`/confusion.npy (pixel counts, rows are the truth) and a few pictures.
     """
@@ -67,7 +70,7 @@ def evaluate_model(cfg: DictConfig, model: Segmenter, data: SegmentationData, ou
     card = {
         "method": model.method,
         "data": data.name,
-        "split": "val",
+        "split": data.split,
         **score_entries(scores(task.counts, data.vocabulary.unseen_indices), data.vocabulary),
         "images": task.images,
         "seconds": round(time.perf_counter() - start, 2),
@@ -77,6 +80,7 @@ def evaluate_model(cfg: DictConfig, model: Segmenter, data: SegmentationData, ou
         "provenance": model.provenance,
         "classes": list(data.vocabulary.names),
         "words": data.vocabulary.words,
+        "words_of": "own" if words_table(cfg, list(data.vocabulary.names)) is None else cfg.words.name,
         "unseen_classes": list(data.vocabulary.unseen),
         "protocol": plain(cfg.protocol),
         "protocol_hash": protocol.hash,
@@ -96,7 +100,7 @@ def evaluate_model(cfg: DictConfig, model: Segmenter, data: SegmentationData, ou
 def report(card: Card, output: Path) -> None:
     """Print a card as a table, with the classes one by one and where the files are."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:  # one table comes in the end (sweeps.py)
-        print(f"mIoU {card['miou']:.1f}, {card['method']}; card: {output / 'results.json'}")
+        print(f"mIoU {card['miou']:.2f}, {card['method']}; card: {output / 'results.json'}")
         return
     print(f"\n{class_table(card, card['unseen_classes'])}\n\n{table([card])}\n")
     print(

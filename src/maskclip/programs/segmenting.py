@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +13,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
-from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from pytorch_lightning.utilities import rank_zero_only
 
 from maskclip.acceleration import accelerate
@@ -57,7 +55,7 @@ def segment(cfg: DictConfig) -> None:
     if cfg.pages == "all":
         with said_if_slow("counting the pages of image files"):
             pictures = rank_zero_only(with_pages, default=pictures)(pictures)  # the others are given what is to be done
-    words = words_of(cfg.classes)
+    words = words_of(cfg)
     model: MaskCLIP | Student = build(cfg.model, classes=Vocabulary(**words) if words["names"] else None)
     kinds = {key: plain(cfg[key]) for key in ("masks", "overlays", "soft", "top", "features")}
     outputs = Outputs(output, model.vocabulary, **kinds)
@@ -73,7 +71,7 @@ def segment(cfg: DictConfig) -> None:
     callbacks: list[pl.Callback] = [PictureProgress()] if cfg.trainer.enable_progress_bar and len(pictures) > 1 else []
     options = {"callbacks": callbacks, "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = build_trainer(cfg, patience=PATIENCE, **options)
-    predict_all(trainer, task)
+    trainer.predict(task, return_predictions=False)
     if trainer.is_global_zero:
         report(task, pictures, left_out, time.perf_counter() - start)
 
@@ -112,18 +110,6 @@ def said_if_slow(what: str, after: float = 2.0) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
-
-
-def predict_all(trainer: pl.Trainer, task: Segmentation) -> None:
-    """Run a task. Where it fails here, the processes that Lightning started are stopped: it leaves them running."""
-    try:
-        trainer.predict(task, return_predictions=False)
-    except BaseException as error:
-        if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
-            trainer.strategy.launcher.kill(signal.SIGKILL)  # SIGTERM waits for the first process
-        if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
-            raise InputError(f"a process that reads images was killed, perhaps for its memory; try num_workers=0 ({error})") from error
-        raise
 
 
 def report(task: Segmentation, pictures: list[Picture], left_out: LeftOut, seconds: float) -> None:

@@ -17,6 +17,7 @@ from maskclip.errors import InputError
 from maskclip.models.student import Student, load_student
 from maskclip.programs.common import Card, build, build_trainer, plain, words_of
 from maskclip.programs.evaluating import evaluate_model, report
+from maskclip.programs.logs import log_scores, run_logger
 from maskclip.protocol import Protocol
 from maskclip.vocabulary import Vocabulary
 
@@ -45,10 +46,10 @@ def train_student(cfg: DictConfig, output: Path) -> tuple[Card | None, Student]:
 
     The card is None where the data have no masks to score with.
     """
-    words = words_of(cfg.classes)
+    words = words_of(cfg)
     vocabulary = Vocabulary(**words)
     data: SegmentationData = build(cfg.data, classes=vocabulary)
-    for split in ("train", "val"):
+    for split in dict.fromkeys(("train", "val", data.split)):
         data.dataset(split)
     resume = checkpoint_to_resume(cfg.resume)
     teacher = build(cfg.teacher, classes=vocabulary)
@@ -74,14 +75,16 @@ def train_student(cfg: DictConfig, output: Path) -> tuple[Card | None, Student]:
     callbacks = [build(c) for c in cfg.callbacks.values() if c is not None]
     if not cfg.trainer.enable_progress_bar:
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
-    logger = build(cfg.logger) if cfg.logger else False
-    trainer = build_trainer(cfg, callbacks=callbacks, logger=logger, plugins=[AtomicCheckpoints()])
-    trainer.fit(task, data, ckpt_path=resume)
-    trainer.save_checkpoint(output / "checkpoints" / "last.ckpt")
-    student = task.student.eval()
-    if cfg.data.masks is None:
-        return None, student
-    return evaluate_model(cfg, student, data, output, training=account(trainer)), student
+    with run_logger(cfg) as logger:
+        trainer = build_trainer(cfg, callbacks=callbacks, logger=logger or False, plugins=[AtomicCheckpoints()])
+        trainer.fit(task, data, ckpt_path=resume)
+        trainer.save_checkpoint(output / "checkpoints" / "last.ckpt")
+        student = task.student.eval()
+        if data.pattern("masks", data.split) is None:
+            return None, student
+        card = evaluate_model(cfg, student, data, output, training=account(trainer))
+        log_scores(logger, card, trainer.global_step)
+        return card, student
 
 
 def account(trainer: pl.Trainer) -> Card:

@@ -61,7 +61,7 @@ class MaskCLIPPlus(pl.LightningModule):
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        self.save_hyperparameters(logger=False)  # the program logs its whole config
         if optimizer not in ("sgd", "adamw"):
             raise InputError(f"task.optimizer={optimizer!r}: choose sgd or adamw")
         if mean_over not in ("valid", "all"):
