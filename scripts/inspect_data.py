@@ -144,6 +144,7 @@ def main(cfg: DictConfig) -> None:
         "sizes": by_size,
         "turned": turned,
         "problems": problems,
+        "left_out": data.left_out.sentences(),
     }
     write_json(folder / "report.json", report)
     page = contact_sheet(data, list(dict.fromkeys(names[:: max(1, len(names) // ROWS)] + names)), words)

@@ -150,7 +150,7 @@ def test_a_student_is_evaluated_and_segments_without_clip(tmp_path: Path, textur
         tmp_path, "segment", "model=student", checkpoint, f"input={textures_root}/JPEGImages/val_00000.jpg", f"output={tmp_path}/s"
     )
     assert segmented.returncode == 0, segmented.stderr
-    assert (tmp_path / "s" / "masks" / "val_00000.png").is_file()
+    assert (tmp_path / "s" / "masks" / "val_00000.jpg.png").is_file()
 
 
 @pytest.mark.slow
@@ -172,7 +172,7 @@ def test_segment_a_folder_with_a_broken_file(tmp_path: Path) -> None:
     )
     assert result.returncode == 2 and "broken.jpg" in result.stderr and "3 of 4 images segmented" in result.stdout
     masks = {path.relative_to(tmp_path / "s" / "masks").as_posix(): Image.open(path) for path in (tmp_path / "s" / "masks").rglob("*.png")}
-    assert {name: mask.size for name, mask in masks.items()} == {"a_jpg.png": (50, 30), "a_png.png": (20, 33), "sub/ü.png": (31, 17)}
+    assert {name: mask.size for name, mask in masks.items()} == {"a.jpg.png": (50, 30), "a.png.png": (20, 33), "sub/ü.PNG.png": (31, 17)}
     assert all(mask.mode == "P" and np.asarray(mask).max() <= 1 for mask in masks.values())
     assert len(list((tmp_path / "s" / "overlays").rglob("*.jpg"))) == 3
     legend = json.loads((tmp_path / "s" / "legend.json").read_text())
@@ -280,6 +280,25 @@ def test_segmenting_where_the_disk_does_not_take_it(tmp_path: Path, trainer: str
 
 
 @pytest.mark.slow
+def test_segmenting_says_what_it_leaves_out(tmp_path: Path) -> None:
+    draw_photos(tmp_path / "photos", 2)
+    (tmp_path / "photos" / "drawing.xcf").write_text("")
+    (tmp_path / "photos" / "notes.txt").write_text("")
+    pages = [Image.new("L", (64, 48), 80 * page) for page in range(3)]
+    pages[0].save(tmp_path / "photos" / "scan.tif", save_all=True, append_images=pages[1:])
+    first = segment(tmp_path, "input=photos", "output=photos/out")
+    assert first.returncode == 2 and "3 of 3 images segmented" in first.stdout, first.stderr
+    assert "left out: images in formats that cannot be read: 1 .xcf" in first.stdout and "not images: 1 .txt" in first.stdout
+    assert "files with several pages: 1, such as scan.tif; only the first" in first.stdout
+    assert first.stderr.count("error: ") == 1 and "images in formats that cannot be read were left out: 1 .xcf" in first.stderr
+    (tmp_path / "photos" / "drawing.xcf").unlink()
+    again = segment(tmp_path, "input=photos", "output=photos/out", "pages=all")
+    assert again.returncode == 0 and "3 of 5 were there already" in again.stdout and "5 of 5 images segmented" in again.stdout, again.stderr
+    assert "left out: outputs of earlier runs: photos/out" in again.stdout
+    assert (tmp_path / "photos" / "out" / "masks" / "scan.tif.page-0003.png").is_file()
+
+
+@pytest.mark.slow
 def test_segmenting_with_other_settings_is_refused(tmp_path: Path) -> None:
     draw_photos(tmp_path / "photos", 2)
     assert segment(tmp_path, "input=photos", "output=s").returncode == 0
@@ -297,7 +316,7 @@ def test_more_classes_than_eight_bits_hold(tmp_path: Path) -> None:
     settings = (f"input={tmp_path}/a.png", f"output={tmp_path}/s", "model.templates=simple")
     result = call(tmp_path, "segment", "model=maskclip_textures", f"classes.names={tmp_path}/words.txt", *settings)
     assert result.returncode == 0, result.stderr
-    with Image.open(tmp_path / "s" / "masks" / "a.png") as mask:
+    with Image.open(tmp_path / "s" / "masks" / "a.png.png") as mask:
         assert mask.mode == "I;16" and mask.size == (90, 60)
     assert json.loads((tmp_path / "s" / "legend.json").read_text())["classes"][299]["name"] == "thing 299"
 
@@ -413,6 +432,7 @@ def test_without_weights_one_sentence(tmp_path: Path, textures_root: Path) -> No
         ),
         (("segment", "model=maskclip_textures", "input={textures}", "classes.names=[zebra]", "masks=no"), "masks=no: give true or false"),
         (("segment", "model=maskclip_textures", "input={textures}", "classes.names=[zebra]", "output=null"), "output=null"),
+        (("segment", "model=maskclip_textures", "input={textures}", "classes.names=[zebra]", "pages=2"), "pages=2: give first or all"),
         (("segment", "model=maskclip_textures", "input={textures}", "classes.names=[zebra]", "output=/dev/null/x"), "/dev/null"),
         (("eval", "data=folder", "data.root=.", "classes.names=[zebra]", "model=maskclip_textures"), "nothing to score without masks"),
         (("segment", "model=maskclip_textures", "input={textures}", "classes.names=[zebra]", "trainer=gpu"), "gpu"),

@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from maskclip import InputError
-from maskclip.segmenting.inputs import Picture, find_pictures, write_broken
+from maskclip.segmenting.inputs import Picture, find_pictures, with_pages, write_broken
 
 OUTPUT = Path("/nowhere/out")
 
@@ -24,11 +25,11 @@ def photos(tmp_path: Path) -> Path:
 
 
 def names(*sources: str | Path, output: Path = OUTPUT) -> list[str]:
-    return [picture.name for picture in find_pictures([str(source) for source in sources], output)]
+    return [picture.name for picture in find_pictures([str(source) for source in sources], output)[0]]
 
 
 def test_a_folder_with_its_subfolders_without_what_is_hidden(photos: Path) -> None:
-    assert names(photos) == ["a", "b", "d.png/inside", "sub dir/deep/c", "sub dir/ä"]
+    assert names(photos) == ["a.png", "b.JPG", "d.png/inside.png", "sub dir/deep/c.tif", "sub dir/ä.webp"]
 
 
 def test_linked_folders_are_followed_and_circles_are_not(photos: Path) -> None:
@@ -36,26 +37,26 @@ def test_linked_folders_are_followed_and_circles_are_not(photos: Path) -> None:
     (photos.parent / "far" / "x.png").write_text("")
     (photos / "link").symlink_to(photos.parent / "far")
     (photos.parent / "far" / "back").symlink_to(photos)
-    assert [name for name in names(photos) if name.startswith("link")] == ["link/x"]
+    assert [name for name in names(photos) if name.startswith("link")] == ["link/x.png"]
 
 
 def test_a_file_whatever_its_suffix(photos: Path) -> None:
-    assert names(photos / "notes.md") == ["notes"]
+    assert names(photos / "notes.md") == ["notes.md"]
 
 
 def test_globs(photos: Path) -> None:
-    assert names(f"{photos}/**/*.*[gp]") == ["a", "d.png/inside", "sub dir/ä"]
-    assert names(f"{photos}/*/*.webp") == ["sub dir/ä"]
-    with pytest.raises(InputError, match=r"no images fit .*\*\.md"):
+    assert names(f"{photos}/**/*.*[gp]") == ["a.png", "d.png/inside.png", "sub dir/ä.webp"]
+    assert names(f"{photos}/*/*.webp") == ["sub dir/ä.webp"]
+    with pytest.raises(InputError, match=r"no images in .*\*\.md \(input\); left out: files that are not images: 1 \.md"):
         names(f"{photos}/*.md")
 
 
 def test_relative_sources(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(photos.parent)
-    assert find_pictures(["photos/*.png"], OUTPUT) == [Picture(str(photos / "a.png"), "a")]
-    assert find_pictures(["photos/a.png", "."], OUTPUT)[:2] == [
-        Picture(str(photos / "a.png"), "a"),  # once, as it was named first
-        Picture(str(photos / "b.JPG"), "photos/b"),
+    assert find_pictures(["photos/*.png"], OUTPUT)[0] == [Picture(str(photos / "a.png"), "a.png")]
+    assert find_pictures(["photos/a.png", "."], OUTPUT)[0][:2] == [
+        Picture(str(photos / "a.png"), "a.png"),  # once, as it was named first
+        Picture(str(photos / "b.JPG"), "photos/b.JPG"),
     ]
 
 
@@ -63,9 +64,9 @@ def test_a_list_of_paths(photos: Path) -> None:
     elsewhere = photos.parent / "elsewhere" / "x.png"
     content = f"\ufeff# which\n\n a.png \r\nsub dir/ä.webp\nmissing.jpg\n{elsewhere}\n../elsewhere/y.png\nb.JPG\tother/name\n"
     (photos / "list.txt").write_text(content, encoding="utf-8")
-    pictures = find_pictures([str(photos / "list.txt")], OUTPUT)
+    pictures, _ = find_pictures([str(photos / "list.txt")], OUTPUT)
     below = photos.parent.relative_to("/").as_posix()
-    expected = ["a", "sub dir/ä", "missing", f"{below}/elsewhere/x", f"{below}/elsewhere/y", "other/name"]
+    expected = ["a.png", "sub dir/ä.webp", "missing.jpg", f"{below}/elsewhere/x.png", f"{below}/elsewhere/y.png", "other/name"]
     assert [picture.name for picture in pictures] == expected
     assert pictures[0].path == str(photos / "a.png")
 
@@ -74,7 +75,7 @@ def test_names_that_are_no_utf8_survive_a_list(tmp_path: Path) -> None:
     path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")
     Path(path).write_text("")
     write_broken(tmp_path / "broken.txt", [], [(Picture(path, os.fsdecode(b"\xff")), "why")])
-    assert find_pictures([str(tmp_path / "broken.txt")], OUTPUT) == [Picture(path, os.fsdecode(b"\xff"))]
+    assert find_pictures([str(tmp_path / "broken.txt")], OUTPUT)[0] == [Picture(path, os.fsdecode(b"\xff"))]
 
 
 @pytest.mark.parametrize(
@@ -94,10 +95,11 @@ def test_what_names_nothing(tmp_path: Path, source: str, said: str) -> None:
         names(tmp_path / source)
 
 
-def test_two_suffixes_keep_them(tmp_path: Path) -> None:
-    for name in ("a.jpg", "a.png", "b.png"):
+def test_names_do_not_depend_on_neighbours(tmp_path: Path) -> None:
+    for name in ("cat.jpg", "cat.png", "cat_jpg.png", "b.png"):
         (tmp_path / name).write_text("")
-    assert names(tmp_path) == ["a_jpg", "a_png", "b"]
+    assert names(tmp_path) == ["b.png", "cat.jpg", "cat.png", "cat_jpg.png"]
+    assert names(tmp_path / "cat.jpg") == ["cat.jpg"]
 
 
 def test_two_pictures_for_one_place(tmp_path: Path) -> None:
@@ -105,15 +107,73 @@ def test_two_pictures_for_one_place(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "a.jpg").write_text("")
     (tmp_path / "list.txt").write_text("one/a.jpg\tsame\ntwo/a.jpg\tsame\n")
-    with pytest.raises(InputError, match=r"one/a\.jpg and .*two/a\.jpg would be written to the same place"):
+    with pytest.raises(InputError, match=r"the outputs of .*one/a\.jpg and .*two/a\.jpg would have the same name, same: give the folder"):
         names(tmp_path / "list.txt")
-    assert names(tmp_path / "one", tmp_path / "one" / "a.jpg") == ["a"]
+    with pytest.raises(InputError, match=r"the same name, a\.jpg"):
+        names(tmp_path / "one", tmp_path / "two")
+    assert names(tmp_path / "one", tmp_path / "one" / "a.jpg") == ["a.jpg"]
+    assert names(tmp_path) == ["one/a.jpg", "two/a.jpg"]
 
 
-def test_outputs_among_the_pictures_are_no_input(photos: Path) -> None:
-    assert names(photos, output=photos / "sub dir") == ["a", "b", "d.png/inside"]
+def test_an_output_folder_below_the_input_does_not_hide_images(photos: Path) -> None:
+    assert names(photos, output=photos / "sub dir") == names(photos)
     with pytest.raises(InputError, match="is a folder of the input"):
         names(photos, output=photos)
+
+
+def test_what_folders_and_globs_leave_out_is_counted(photos: Path) -> None:
+    (photos / "phone.HEIC").write_text("")
+    expected = {".md": 1, ".heic": 1}
+    for source in (photos, f"{photos}/*"):
+        assert find_pictures([str(source)], OUTPUT)[1].suffixes == expected
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
+def test_a_list_in_the_encodings_that_windows_writes(tmp_path: Path, encoding: str) -> None:
+    mark = "\ufeff" if encoding == "utf-16-le" else ""
+    (tmp_path / "list.txt").write_bytes(f"{mark}ä.png\r\nsub/b.jpg\r\n".encode(encoding))
+    assert names(tmp_path / "list.txt") == ["ä.png", "sub/b.jpg"]
+
+
+def draw_pages(path: Path, count: int) -> None:
+    pages = [Image.new("L", (8, 6), 40 * page) for page in range(count)]
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+
+
+def test_every_page_has_a_name_that_stays(tmp_path: Path) -> None:
+    draw_pages(tmp_path / "scan.tif", 3)
+    draw_pages(tmp_path / "wave.gif", 2)
+    (tmp_path / "broken.tif").write_text("no image")
+    Image.new("L", (8, 6)).save(tmp_path / "a.jpg")
+    pictures = find_pictures([str(tmp_path)], OUTPUT)[0]
+    pages = ["scan.tif", "scan.tif.page-0002", "scan.tif.page-0003", "wave.gif", "wave.gif.page-0002"]
+    assert [picture.name for picture in with_pages(pictures)] == ["a.jpg", "broken.tif", *pages]
+    assert [picture.page for picture in with_pages(pictures)] == [0, 0, 0, 1, 2, 0, 1]
+
+
+def test_a_page_survives_the_list_of_broken_images(tmp_path: Path) -> None:
+    draw_pages(tmp_path / "scan.tif", 3)
+    path, page = tmp_path / "broken.txt", Picture(str(tmp_path / "scan.tif"), "scan.tif.page-0002", 1)
+    write_broken(path, [page], [(page, "cut off")])
+    again = find_pictures([str(path)], OUTPUT)[0]
+    assert again == [page] == with_pages(again)
+    write_broken(path, [page], [])
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("line", ["a.tif\t\t0", "a.tif\tname\tlast"])
+def test_pages_that_cannot_be(tmp_path: Path, line: str) -> None:
+    (tmp_path / "list.txt").write_text(line)
+    with pytest.raises(InputError, match=r"as the page of a\.tif: give a number from 1"):
+        names(tmp_path / "list.txt")
+
+
+def test_a_page_of_a_list(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("a.tif\t\t3\na.tif\n")
+    assert [(picture.name, picture.page) for picture in find_pictures([str(tmp_path / "list.txt")], OUTPUT)[0]] == [
+        ("a.tif.page-0003", 2),
+        ("a.tif", 0),
+    ]
 
 
 def test_the_list_of_broken_pictures(tmp_path: Path) -> None:
@@ -121,7 +181,7 @@ def test_the_list_of_broken_pictures(tmp_path: Path) -> None:
     write_broken(path, [first], [(first, "cut\noff")])
     write_broken(path, [second], [(second, "no picture")])  # of another run into the same folder
     assert path.read_text().splitlines()[1:] == ["# cut off", "/p/a.jpg\ta", "# no picture", "/q/sub/b.jpg\tsub/b"]
-    assert find_pictures([str(path)], OUTPUT) == [first, second]
+    assert find_pictures([str(path)], OUTPUT)[0] == [first, second]
     write_broken(path, [first, second], [])
     assert not path.exists()
 
@@ -130,13 +190,13 @@ def test_the_list_of_broken_pictures(tmp_path: Path) -> None:
 def test_any_name_survives_the_list_of_broken_pictures(tmp_path: Path, name: str) -> None:
     path, picture = tmp_path / "broken.txt", Picture(f"/p/{name}.jpg", f"{name}x" if name else "x")
     write_broken(path, [picture], [(picture, "cut off")])
-    assert find_pictures([str(path)], OUTPUT) == [picture]
+    assert find_pictures([str(path)], OUTPUT)[0] == [picture]
     write_broken(path, [], [])
-    assert find_pictures([str(path)], OUTPUT) == [picture]
+    assert find_pictures([str(path)], OUTPUT)[0] == [picture]
     write_broken(path, [picture], [])
     assert not path.exists()
 
 
 def test_a_list_of_paths_with_quotes(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text('"odd\\tname.jpg"\n"not json\n  plain.jpg\r\n')
-    assert names(tmp_path / "list.txt") == ["odd\tname", '"not json', "plain"]
+    assert names(tmp_path / "list.txt") == ["odd\tname.jpg", '"not json', "plain.jpg"]

@@ -131,6 +131,8 @@ class SegmentationData(pl.LightningDataModule):
         if split not in self._listed:
             patterns: dict[str, Any] = {key: self.pattern(key, split) for key in ("images", "masks")}
             self._listed[split] = SegmentationDataset(**self.files, **patterns, split=self.splits[split], num_classes=len(self.vocabulary))
+            for sentence in self._listed[split].left_out.sentences():
+                rank_zero_warn(sentence)
         return self._listed[split]
 
     def readable(self, split: str) -> SegmentationDataset:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple, TypedDict
 
 import cv2
@@ -16,10 +16,11 @@ from torch.utils.data import Dataset
 from typing_extensions import NotRequired
 
 from maskclip.data.corruptions import corrupt
-from maskclip.data.images import IMAGE_SUFFIXES, broken_images, read_mask, read_turned
+from maskclip.data.images import broken_images, read_mask, read_turned
 from maskclip.data.labels import MaskValues
 from maskclip.data.lists import Files, read_split
 from maskclip.data.notices import warn_once
+from maskclip.data.walk import LeftOut, find_files, find_images
 from maskclip.errors import InputError
 from maskclip.functional import UNLABELLED
 
@@ -64,6 +65,7 @@ class SegmentationDataset(Dataset[Sample]):
     sample. `skip_broken` decodes every image first and leaves out those that cannot be read (`broken` has the reasons).
     `exif` turns images and masks, each by its own EXIF orientation, so that masks lie on images as displayed; without it,
     masks lie on the stored pixels. `corruption` and `severity`: see `corruptions.py`.
+    `left_out` lists what the search for images (`walk.py`) passed over.
     Raises `InputError` for a missing root or split, an empty folder, a file that is not there or a value that is no class.
     """
 
@@ -102,10 +104,11 @@ class SegmentationDataset(Dataset[Sample]):
             raise InputError(f"no data in {self.root} (data.root). {source}".strip())
         self._mask_names: dict[str, str] = {}
         self.broken: dict[Path, str] = {}
+        self.left_out = LeftOut()
         self.names = self._listed(self.root / split, split_prefix, source) if split is not None else self._found()
         if not self.names:
             where = f"{self.root / split} is empty" if split is not None else f"{self.root / images} fits no file (data.images)"
-            raise InputError(f"no images: {where}")
+            raise InputError("; ".join([f"no images: {where}", *self.left_out.sentences()]))
         self._check_shared_masks()
         if skip_broken:
             self.leave_out(broken_images([self.image_path(name) for name in self.names]))
@@ -195,10 +198,9 @@ class SegmentationDataset(Dataset[Sample]):
     def _found(self) -> list[str]:
         """The names of all files that fit the pattern of images and not that of masks."""
         before, after = self.images.split("%")
-        folder = self.root / before.rpartition("/")[0]
-        found = sorted(p.relative_to(self.root).as_posix() for p in folder.rglob("*") if p.is_file())
-        if not after:
-            found = [path for path in found if Path(path).suffix.lower() in IMAGE_SUFFIXES and not Path(path).name.startswith(".")]
+        below = before.rpartition("/")[0]
+        walk = find_files if after else find_images  # a pattern with a suffix chooses the files itself
+        found = [PurePath(below, path).as_posix() for path in walk(self.root / below, self.left_out, "data.root")]
         names = [path[len(before) : len(path) - len(after)] for path in found if path.startswith(before) and path.endswith(after)]
         start, end = (self.masks or "\0%").split("%")
         names = [name for name in names if not (start and self.images.replace("%", name).startswith(start) and name.endswith(end))]

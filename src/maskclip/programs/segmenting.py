@@ -17,12 +17,13 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from maskclip.acceleration import accelerate
 from maskclip.callbacks import PictureProgress
+from maskclip.data.walk import LeftOut
 from maskclip.errors import InputError
 from maskclip.models.maskclip import MaskCLIP
 from maskclip.models.student import Student
 from maskclip.programs.common import build, build_trainer, check_precision, plain, words_of
 from maskclip.protocol import Protocol
-from maskclip.segmenting.inputs import BROKEN, Picture, find_pictures, write_broken
+from maskclip.segmenting.inputs import BROKEN, Picture, find_pictures, with_pages, write_broken
 from maskclip.segmenting.outputs import Outputs
 from maskclip.segmenting.resuming import prepare
 from maskclip.tasks import Segmentation
@@ -35,7 +36,7 @@ PATIENCE = timedelta(days=7)
 
 
 def segment(cfg: DictConfig) -> None:
-    """`src/segment.py`: label maps, overlays and more for pictures, one legend, and a list of what could not be read."""
+    """`src/segment.py`: label maps, overlays and more for images, one legend, and a list of the images that failed."""
     check_precision(cfg)
     start, sources = time.perf_counter(), plain(cfg.input)
     if cfg.output is None:
@@ -46,8 +47,15 @@ def segment(cfg: DictConfig) -> None:
     if not sources:
         raise InputError("no input: name an image or a folder, as in input=photos/")
     sources = [str(source) for source in (sources if isinstance(sources, list) else [sources])]
+    if cfg.pages not in ("first", "all"):
+        raise InputError(f"pages={cfg.pages}: give first or all")
     with said_if_slow(f"looking for images in {', '.join(sources)}"):
-        pictures = find_pictures(sources, output)
+        pictures, left_out = find_pictures(sources, output)
+    for sentence in left_out.sentences():
+        rank_zero_only(print)(sentence, flush=True)
+    if cfg.pages == "all":
+        with said_if_slow("counting the pages of image files"):
+            pictures = rank_zero_only(with_pages, default=pictures)(pictures)  # the others are given what is to be done
     words = words_of(cfg)
     model: MaskCLIP | Student = build(cfg.model, classes=Vocabulary(**words) if words["names"] else None)
     kinds = {key: plain(cfg[key]) for key in ("masks", "overlays", "soft", "top", "features")}
@@ -59,14 +67,14 @@ def segment(cfg: DictConfig) -> None:
         protocol,
         outputs,
         partial(_prepare, outputs, pictures, settings, cfg.overwrite),
-        **{key: cfg[key] for key in ("batch", "num_workers", "num_writers")},
+        **{key: cfg[key] for key in ("batch", "num_workers", "num_writers", "pages")},
     )
     callbacks: list[pl.Callback] = [PictureProgress()] if cfg.trainer.enable_progress_bar and len(pictures) > 1 else []
     options = {"callbacks": callbacks, "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = build_trainer(cfg, patience=PATIENCE, **options)
     trainer.predict(task, return_predictions=False)
     if trainer.is_global_zero:
-        report(task, pictures, time.perf_counter() - start)
+        report(task, pictures, left_out, time.perf_counter() - start)
 
 
 def settings_of(cfg: DictConfig, model: MaskCLIP | Student, protocol: Protocol, outputs: Outputs) -> dict[str, Any]:
@@ -105,14 +113,27 @@ def said_if_slow(what: str, after: float = 2.0) -> Iterator[None]:
         timer.cancel()
 
 
-def report(task: Segmentation, pictures: list[Picture], seconds: float) -> None:
-    """Say what was done and write the list of broken pictures. Raises `InputError` if there are any."""
+def report(task: Segmentation, pictures: list[Picture], left_out: LeftOut, seconds: float) -> None:
+    """Print what was done and write the list of images that failed.
+
+    Raises `InputError` if there are any, or if images were left out because their format cannot be read.
+    """
     broken, output = task.broken, task.outputs.folder
     done = len(pictures) - len(broken)
     rate = f"; {len(task.todo)} in {seconds:.0f} s" if task.todo else ""
     where = f"; {', '.join(task.outputs.kinds)} and legend in {output}" if done else ""
     print(f"{done} of {len(pictures)} images segmented{rate}{where}")
+    if several := task.several_pages:
+        print(
+            f"files with several pages: {len(several)}, such as {several[0]}; only the first page was segmented (pages=all for every page)"
+        )
     write_broken(output / BROKEN, pictures, broken)
+    problems = []
     if broken:
         listed = "\n  ".join(why for _, why in broken[:20]) + ("\n  ..." if len(broken) > 20 else "")
-        raise InputError(f"{len(broken)} of {len(pictures)} images could not be read, see {output / 'broken.txt'}:\n  {listed}")
+        problems.append(f"{len(broken)} of {len(pictures)} images could not be segmented, see {output / BROKEN}:\n  {listed}")
+    if left_out.unreadable:
+        remedy = "to leave them out on purpose, name the others by a glob such as 'input=photos/**/*.jpg'"
+        problems.append(f"images in formats that cannot be read were left out: {left_out.unreadable}; {remedy}")
+    if problems:
+        raise InputError("\n".join(problems))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,14 +16,14 @@ from torch import Tensor
 from maskclip.checks import is_count
 from maskclip.data.images import write_atomically, write_mask
 from maskclip.errors import InputError
-from maskclip.files import replacing, write_json, writing
+from maskclip.files import replacing, write_json
 from maskclip.labelling import SOFT, Features, Prediction
 from maskclip.pictures import legend, overlay
 from maskclip.vocabulary import Vocabulary
 
 FOLDERS = {
     "masks": (".png", "class indices, palette PNG (16-bit grey with more than 254 classes)"),
-    "overlays": (".jpg", "the picture with its classes in colour"),
+    "overlays": (".jpg", "the image with its classes in colour, scaled down to 65500 pixels where it is longer (a limit of JPEG)"),
     "confidence": (".png", "16-bit grey: value / 65535 is the probability of the best class"),
     "margin": (".png", "16-bit grey: value / 65535 is the probability of the best class less that of the second"),
     "entropy": (".png", "16-bit grey: value / 65535 is the entropy of the probabilities over log(number of classes), 0 sure, 1 unsure"),
@@ -31,13 +32,18 @@ FOLDERS = {
 }
 """The folders of outputs: the suffix of the files in each, and what they are."""
 
+LONGEST_JPEG = 65500
+"""Pixels of a side, as libjpeg has it."""
+OF_ONE_IMAGE = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
+"""Errors of a file name that this disk does not take, or that is taken by a folder; others are those of the disk."""
+
 
 @dataclass(frozen=True)
 class Outputs:
     """What is written into `folder` for every picture: `soft` are some of `SOFT`, `top` how many best classes.
 
-    photos/a/cat.jpg, with the name a/cat, becomes `folder`/masks/a/cat.png, `folder`/overlays/a/cat.jpg and so on, as
-    `FOLDERS` has them. Raises `InputError` if there is nothing to write, or more than there is.
+    photos/a/cat.jpg, with the name a/cat.jpg, becomes `folder`/masks/a/cat.jpg.png, `folder`/overlays/a/cat.jpg.jpg and
+    so on, with the folders and suffixes of `FOLDERS`. Raises `InputError` if there is nothing to write, or more than there is.
     """
 
     folder: Path
@@ -82,8 +88,11 @@ class Outputs:
         write_json(self.folder / "legend.json", {"classes": classes, "files": files})
         write_atomically(legend(names, palette, width=640), self.folder / "legend.png")
 
-    def write(self, name: str, pixels: np.ndarray, prediction: Prediction) -> None:
-        """Write all that is asked for of a picture (H, W, 3) uint8. Raises `InputError` if the disk does not take it."""
+    def write(self, name: str, pixels: np.ndarray, prediction: Prediction) -> str:
+        """Write all outputs of an image (H, W, 3) uint8; returns why some could not be written, "" if all were.
+
+        Raises `InputError` if the cause is the disk or the network and not this image.
+        """
         labels = prediction.labels.numpy()
         writers: dict[str, Callable[[Path], None]] = {
             "masks": lambda path: write_mask(path, labels, self.vocabulary.colours),
@@ -94,14 +103,12 @@ class Outputs:
             "margin": lambda path: write_grey(path, prediction.margin),
             "entropy": lambda path: write_grey(path, prediction.entropy, whole=math.log(max(2, len(self.vocabulary)))),
         }
-        for kind in self.kinds:
-            path = self.path(kind, name)
-            with writing(path):
-                writers[kind](path)
+        return "; ".join(filter(None, (_problem(self.path(kind, name), writers[kind]) for kind in self.kinds)))
 
     def _write_overlay(self, path: Path, pixels: np.ndarray, labels: np.ndarray) -> None:
-        picture = overlay(pixels, labels, self.vocabulary.colours)
-        write_atomically(Image.fromarray(picture), path, quality=92)
+        picture = Image.fromarray(overlay(pixels, labels, self.vocabulary.colours))
+        picture.thumbnail((LONGEST_JPEG, LONGEST_JPEG))
+        write_atomically(picture, path, quality=92)
 
     def _write_top(self, path: Path, prediction: Prediction) -> None:
         assert prediction.top_classes is not None and prediction.top_probabilities is not None
@@ -113,6 +120,19 @@ class Outputs:
         assert features is not None
         sizes = {"covered_size": np.array(features.covered_size), "input_size": np.array(features.input_size)}
         write_arrays(path, np.savez, features=features.features.numpy().astype(np.float16), **sizes)
+
+
+def _problem(path: Path, write: Callable[[Path], None]) -> str:
+    """Write a file; returns why that is impossible for this image, "" if it worked. Raises `InputError` if it is for any image."""
+    try:
+        write(path)
+    except InputError as error:
+        if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in OF_ONE_IMAGE:
+            raise
+        return f"{error}: rename the image, or name its outputs in a list (input=list.txt with path, tab, name in a line)"
+    except Exception as error:  # encoders raise anything, and memory can be short for one large image
+        return f"cannot write {path}: {type(error).__name__}: {error}"
+    return ""
 
 
 def write_grey(path: Path, values: Tensor | None, whole: float = 1.0) -> None:

@@ -15,6 +15,8 @@ from maskclip.segmenting.inputs import BROKEN, Picture
 from maskclip.segmenting.outputs import FOLDERS, Outputs
 
 RECORD = "segment.json"
+FORMAT = 2
+"""Version of the record and of the names of outputs: without one, a/cat.jpg became masks/a/cat.png."""
 SOURCES = "sources.jsonl"
 """A line for each picture, [name, path, bytes, time of the last change in ns]; of several for one name the last one counts."""
 
@@ -48,21 +50,20 @@ def prepare(outputs: Outputs, pictures: Sequence[Picture], settings: Mapping[str
         there = ", ".join(kind for kind in FOLDERS if (folder / kind).is_dir())
         raise InputError(f"{folder} has files in {there} and no {RECORD} that says what made them: name another output")
     if overwrite and record is not None:
-        write_json(folder / RECORD, {"settings": None})  # a kill must not leave old outputs beside new settings
+        write_json(folder / RECORD, {"format": FORMAT, "settings": None})  # a kill must not leave old outputs beside new settings
         _remove_all(folder)
         record = None
     remove_stale(folder)
     if record is not None:
-        _check_settings(folder, record["settings"], told)
+        _check_settings(folder, record, told)
         told["top"] = told.get("top") or record["settings"].get("top")
     known = _sources(folder / SOURCES)
     sources = {picture.name: _source(picture) for picture in pictures}
-    renamed = _follow_names(outputs, sources, known)
     for name, source in sources.items():
-        if source is not None and name not in renamed:
+        if source is not None:
             _remove_others(outputs, name, source, known.get(name))
     todo = [picture for picture in pictures if sources[picture.name] is None or not _is_complete(outputs, picture.name)]
-    write_json(folder / RECORD, {"settings": told})
+    write_json(folder / RECORD, {"format": FORMAT, "settings": told})
     outputs.write_legend()
     _remember(folder / SOURCES, {name: source for name, source in sources.items() if source is not None and source != known.get(name)})
     return todo
@@ -84,17 +85,20 @@ def _remove_all(folder: Path) -> None:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        return {"settings": json.loads(path.read_text(encoding="utf-8"))["settings"]}
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return {"format": record.get("format"), "settings": record["settings"]}
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as cause:
+    except (ValueError, KeyError, AttributeError) as cause:
         raise InputError(
             f"{path} is not the record of a run of src/segment.py ({type(cause).__name__}): name another output, or delete the folder"
         ) from cause
 
 
-def _check_settings(folder: Path, before: dict[str, Any] | None, now: dict[str, Any]) -> None:
-    remedy = "name another output, or overwrite=true to do it all anew"
+def _check_settings(folder: Path, record: dict[str, Any], now: dict[str, Any]) -> None:
+    remedy, before = "name another output, or overwrite=true to do it all anew", record["settings"]
+    if record["format"] != FORMAT:
+        raise InputError(f"{folder} has outputs of another version of this program, which gave them other names: {remedy}")
     if before is None:
         raise InputError(f"{folder} was about to be done anew (overwrite=true) when the run was killed: say overwrite=true again")
     differ = [key for key in before | now if before.get(key) != now.get(key)]
@@ -142,35 +146,11 @@ def _source(picture: Picture) -> Source | None:
     return Source(picture.path, found.st_size, found.st_mtime_ns)
 
 
-def _follow_names(outputs: Outputs, sources: Mapping[str, Source | None], known: Mapping[str, Source]) -> set[str]:
-    """Move the outputs of pictures that had another name before, remove them if the picture has changed; returns the new names.
-
-    A cat.jpg is cat, but cat_jpg as long as there is a cat.png beside it.
-    """
-    before: dict[str, list[str]] = {}
-    for name, source in known.items():
-        before.setdefault(source.path, []).append(name)
-    moved = set()
-    for name, now in sources.items():
-        if now is None or (name in known and known[name].path != now.path):
-            continue
-        for old in before.get(now.path, ()):
-            if old in sources or os.path.dirname(old) != os.path.dirname(name):  # noqa: PTH120
-                continue
-            for path, new in ((outputs.path(kind, old), outputs.path(kind, name)) for kind in FOLDERS):
-                if path.is_file() and known[old] == now:
-                    path.replace(new)
-                    moved.add(name)
-                else:
-                    path.unlink(missing_ok=True)
-    return moved
-
-
 def _remove_others(outputs: Outputs, name: str, now: Source, before: Source | None) -> None:
     """Remove the outputs of this name that are of a picture as it was. Raises `InputError` for those of another picture."""
     if before is not None and before.is_now(now):
         return
-    old = [path for path in (outputs.path(kind, name) for kind in FOLDERS) if path.is_file()]
+    old = [path for path in (outputs.path(kind, name) for kind in FOLDERS) if os.path.isfile(path)]  # noqa: PTH113
     if old and before is not None and before.path != now.path:
         raise InputError(f"{old[0]} is of {before.path}, not of {now.path}: name another output")
     for path in old:
@@ -178,4 +158,4 @@ def _remove_others(outputs: Outputs, name: str, now: Source, before: Source | No
 
 
 def _is_complete(outputs: Outputs, name: str) -> bool:
-    return all(outputs.path(kind, name).is_file() for kind in outputs.kinds)
+    return all(os.path.isfile(outputs.path(kind, name)) for kind in outputs.kinds)  # noqa: PTH113  # False where a name is too long
