@@ -1,6 +1,6 @@
 """Segment pictures by words: an index PNG and an overlay for each.
 
-python src/segment.py input=photos/ classes.names=[cat,grass,sky]
+python src/segment.py input=photos/ 'classes.names=[cat,grass,sky]'
 """
 
 import hydra

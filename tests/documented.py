@@ -1,0 +1,92 @@
+"""Command lines and overrides that the project shows to people: in its pages, configs, docstrings and messages."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from conftest import ROOT
+
+COMMAND = re.compile(r"(?:^|[\s`(])((?:srun |torchrun )?(?:python\S* |torchrun (?=.*src/))(?:[^`]*? )?(?:src|scripts)/\w+\.py\b[^`]*)")
+KEY = r"[~+]{0,2}[a-z_]+(?:[./][a-z_]+)*(?:@[a-z_.]+)?"
+OVERRIDE = re.compile(rf"'?{KEY}=\S")
+MESSAGE_OVERRIDE = re.compile(r"'[a-z_]+\.[a-z_]+=[^']*'|\b[a-z_]+(?:\.[a-z_]+)+=(?:\[[^\]]*\]|\{[^}]*\}|[^\s,;:)'\"]+)")
+HOLE = "\ufffc"  # stands for a value that a message fills in
+
+
+class Shown(NamedTuple):
+    """A command line, or overrides alone, and where it stands."""
+
+    where: str
+    text: str
+
+
+def pages() -> list[Path]:
+    return [ROOT / "README.md", ROOT / "data" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def sources() -> list[Path]:
+    return [*sorted((ROOT / "src").rglob("*.py")), *sorted((ROOT / "scripts").rglob("*.py"))]
+
+
+def command_lines() -> list[Shown]:
+    """Every line with python src/... or scripts/..., without comments and prose behind it."""
+    shown = []
+    for path in [*pages(), *sorted((ROOT / "conf").rglob("*.yaml")), *sources()]:
+        text = path.read_text(encoding="utf-8") if path.suffix != ".py" else "\n".join(strings(path))
+        for line in re.sub(r"\\\n\s*", "", text).splitlines():
+            for found in COMMAND.finditer(line.removeprefix("#").strip(' "')):
+                shown.append(Shown(str(path.relative_to(ROOT)), without_prose(found[1])))
+    return shown
+
+
+def without_prose(command: str) -> str:
+    """A command line without a comment or an explanation, which a wider gap, a bracket or a verb sets apart."""
+    ends = (r" +\(", r"\s+#", r"   +", r"[;,:](?= |$)", r" \.\.\.(?= |:|$)", r" (?=writes |and )")
+    command = re.split("|".join(ends), command.strip())[0]
+    return re.sub(r"(?<!\.)\.$", "", " ".join(command.split())).removesuffix('"').replace(HOLE, "value")
+
+
+def overrides_in_pages() -> list[Shown]:
+    """Overrides that stand in a page without a program, as in `data.images=holiday/%.jpg`."""
+    shown = []
+    for path in pages():
+        prose = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+        spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)]
+        shown += [Shown(str(path.relative_to(ROOT)), span) for span in spans if OVERRIDE.match(span) and not span.endswith("=")]
+    return shown
+
+
+def overrides_in_messages() -> list[Shown]:
+    """Settings with a fixed value in the strings of the package, as in "use 'data.ignore=[11]'"."""
+    shown = []
+    for path in sorted((ROOT / "src" / "maskclip").rglob("*.py")):
+        for text in strings(path):
+            found = (match[0].rstrip(".") for match in MESSAGE_OVERRIDE.finditer(text))
+            shown += [Shown(str(path.relative_to(ROOT)), setting) for setting in found if HOLE not in setting]
+    return shown
+
+
+def strings(path: Path) -> Iterator[str]:
+    """The strings of a Python file; what f-strings fill in is `HOLE`."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node) if part is not node}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(part.value if isinstance(part, ast.Constant) else HOLE for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inside:
+            yield node.value
+
+
+def unquoted(command: str) -> str:
+    """What a shell would see outside quotes."""
+    return re.sub(r"'[^']*'|\"[^\"]*\"", "", command)
+
+
+def split(command: str) -> list[str]:
+    """The words of a command line, as a POSIX shell makes them."""
+    return shlex.split(command)
