@@ -1,33 +1,92 @@
-"""The command lines that the project documents: in README, docs, --help, comments of configs, docstrings and messages."""
+"""Command lines and overrides that the project shows to people: in its pages, configs, docstrings and messages."""
 
 from __future__ import annotations
 
+import ast
 import re
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent
-PLACES = ("README.md", "data/README.md", "docs/*.md", "conf/**/*.yaml", "src/**/*.py", "scripts/**/*.py")
-COMMAND = re.compile(r"(?:[A-Z_]+=\S+ )*(?:srun )?python (?:src|scripts)/\w+\.py[^\n`]*")
+from conftest import ROOT
 
-
-def documented() -> list[tuple[str, str]]:
-    """Pairs of a source, such as "README.md:37", and a command line as one would paste it into a shell, without its comment."""
-    found = []
-    for pattern in PLACES:
-        for path in sorted(ROOT.glob(pattern)):
-            text = path.read_text(encoding="utf-8")
-            for match in COMMAND.finditer(_joined(text)):
-                line = _without_comment(match[0])
-                number = text.count("\n", 0, max(text.find(line), text.find(line[:30]))) + 1
-                found.append((f"{path.relative_to(ROOT).as_posix()}:{number}", line))
-    return found
+COMMAND = re.compile(r"(?:^|[\s`(])((?:srun |torchrun )?(?:python\S* |torchrun (?=.*src/))(?:[^`]*? )?(?:src|scripts)/\w+\.py\b[^`]*)")
+KEY = r"[~+]{0,2}[a-z_]+(?:[./][a-z_]+)*(?:@[a-z_.]+)?"
+OVERRIDE = re.compile(rf"'?{KEY}=\S")
+MESSAGE_OVERRIDE = re.compile(r"'[a-z_]+\.[a-z_]+=[^']*'|\b[a-z_]+(?:\.[a-z_]+)+=(?:\[[^\]]*\]|\{[^}]*\}|[^\s,;:)'\"]+)")
+HOLE = "\ufffc"  # stands for a value that a message fills in
 
 
-def _joined(text: str) -> str:
-    """The text with lines joined that end in a backslash."""
-    return re.sub(r" *\\\n\s*", " ", text)
+class Shown(NamedTuple):
+    """A command line, or overrides alone, and where it stands."""
+
+    where: str
+    text: str
 
 
-def _without_comment(line: str) -> str:
-    """The command of a line: what follows three blanks, a # or a semicolon explains it."""
-    return re.split(r" {3,}| +#|[;:] | \(|[\"]{3}|\\n|\"(?:\)|$| )", line)[0].rstrip(' .,:"')
+def pages() -> list[Path]:
+    return [ROOT / "README.md", ROOT / "data" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def sources() -> list[Path]:
+    return [*sorted((ROOT / "src").rglob("*.py")), *sorted((ROOT / "scripts").rglob("*.py"))]
+
+
+def command_lines() -> list[Shown]:
+    """Every line with python src/... or scripts/..., without comments and prose behind it."""
+    shown = []
+    for path in [*pages(), *sorted((ROOT / "conf").rglob("*.yaml")), *sources()]:
+        text = path.read_text(encoding="utf-8") if path.suffix != ".py" else "\n".join(strings(path))
+        for line in re.sub(r"\\\n\s*", "", text).splitlines():
+            for found in COMMAND.finditer(line.removeprefix("#").strip(' "')):
+                shown.append(Shown(str(path.relative_to(ROOT)), without_prose(found[1])))
+    return shown
+
+
+def without_prose(command: str) -> str:
+    """A command line without a comment or an explanation, which a wider gap, a bracket or a verb sets apart."""
+    ends = (r" +\(", r"\s+#", r"   +", r"[;,:](?= |$)", r" \.\.\.(?= |:|$)", r" (?=writes |and )")
+    command = re.split("|".join(ends), command.strip())[0]
+    return re.sub(r"(?<!\.)\.$", "", " ".join(command.split())).removesuffix('"').replace(HOLE, "value")
+
+
+def overrides_in_pages() -> list[Shown]:
+    """Overrides that stand in a page without a program, as in `data.images=holiday/%.jpg`."""
+    shown = []
+    for path in pages():
+        prose = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+        spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)]
+        shown += [Shown(str(path.relative_to(ROOT)), span) for span in spans if OVERRIDE.match(span) and not span.endswith("=")]
+    return shown
+
+
+def overrides_in_messages() -> list[Shown]:
+    """Settings with a fixed value in the strings of the package, as in "use 'data.ignore=[11]'"."""
+    shown = []
+    for path in sorted((ROOT / "src" / "maskclip").rglob("*.py")):
+        for text in strings(path):
+            found = (match[0].rstrip(".") for match in MESSAGE_OVERRIDE.finditer(text))
+            shown += [Shown(str(path.relative_to(ROOT)), setting) for setting in found if HOLE not in setting]
+    return shown
+
+
+def strings(path: Path) -> Iterator[str]:
+    """The strings of a Python file; what f-strings fill in is `HOLE`."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node) if part is not node}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(part.value if isinstance(part, ast.Constant) else HOLE for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inside:
+            yield node.value
+
+
+def unquoted(command: str) -> str:
+    """What a shell would see outside quotes."""
+    return re.sub(r"'[^']*'|\"[^\"]*\"", "", command)
+
+
+def split(command: str) -> list[str]:
+    """The words of a command line, as a POSIX shell makes them."""
+    return shlex.split(command)
