@@ -21,6 +21,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from maskclip.clip import STRATEGIES, load_clip
+from maskclip.data.textures_release import write_textures
 from maskclip.files import HOST
 
 TINY = ("model=maskclip_textures", "data=textures", "trainer=cpu", "data.num_workers=0")
@@ -397,6 +398,26 @@ def test_resuming_with_other_settings_is_refused(tmp_path: Path, textures_root: 
     assert call(tmp_path, "train", *settings).returncode == 0
     expect_one_sentence(call(tmp_path, "train", *settings, f"resume={tmp_path}/out", "task.lr=1"), "task.lr was 0.002, is 1")
     expect_one_sentence(call(tmp_path, "train", *settings, f"resume={tmp_path}/out", "seed=1"), "data.seed was 0, is 1")
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_prolonged_but_not_with_other_images(tmp_path: Path) -> None:
+    write_textures(tmp_path / "data", [(i, 2 * i, 3 * i) for i in range(13)], train=10, val=5, seed=1)
+    settings = (*SMALL_STUDENT, f"data.root={tmp_path}/data", "trainer.val_check_interval=2", f"resume={tmp_path}/out")
+    first = call(tmp_path, "train", *settings, "resume=null", "trainer.max_steps=2", "task.guided=1.0")
+    assert first.returncode == 0, first.stderr
+    longer = call(tmp_path, "train", *settings, "trainer.max_steps=4", "task.guided=1.0", f"paths.output={tmp_path}/longer")
+    assert longer.returncode == 0, longer.stderr
+    assert "Resuming at step 2 with trainer.max_steps=4 (was 2)" in longer.stdout
+    card = json.loads((tmp_path / "longer" / "results.json").read_text())
+    assert card["training"]["steps"] == 4
+    rows = (tmp_path / "longer" / "metrics.csv").read_text().splitlines()
+    assert dict(zip(rows[0].split(","), rows[-1].split(","), strict=True))["test/miou"] == str(card["miou"])
+    split = tmp_path / "data" / "ImageSets" / "Segmentation" / "train.txt"
+    split.write_text("\n".join(split.read_text().splitlines()[8:]))
+    refused = call(tmp_path, "train", *settings, "trainer.max_steps=4", "task.guided=1.0")
+    expect_one_sentence(refused, "10 images, now there are 2 (missing: train_00000", "and 3 more")
+    assert call(tmp_path, "train", *settings, "resume=null", "trainer.max_steps=4", "task.guided=1").returncode == 2
 
 
 def test_without_data_one_sentence(tmp_path: Path) -> None:

@@ -393,7 +393,8 @@ def test_a_checkpoint_is_checked_without_reading_its_tensors(tiny: MaskCLIP, tmp
 )
 def test_a_run_does_not_go_on_with_other_images(tiny: MaskCLIP, tmp_path: Path, now: list[str], message: str) -> None:
     before = list("abcdefghij")
-    checkpoint = write_checkpoint(tmp_path / "a.ckpt", make_task(tiny, run={"images": image_list(before)}))
+    (tmp_path / "checkpoints").mkdir()
+    checkpoint = write_checkpoint(tmp_path / "checkpoints" / "a.ckpt", make_task(tiny, run={"images": image_list(before)}))
     write_image_list(tmp_path, before)
     check_resumable(make_task(tiny, run={"images": image_list(before)}), checkpoint, before)
     with pytest.raises(InputError, match=message):

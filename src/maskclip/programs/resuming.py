@@ -18,8 +18,8 @@ from maskclip.protocol import Protocol
 from maskclip.tasks import MaskCLIPPlus
 from maskclip.tasks.maskclip_plus import steps_of
 
-IMAGES = "images.json"
-"""Beside the checkpoints: the names of the training images, for an error message that names the missing ones."""
+IMAGES = "train_images.json"
+"""In the run folder, above its checkpoints: the names of the training images, for an error message that names the missing ones."""
 SEPARATE = ("classes", "student", "embedding_dim", "labels", "protocol", "run", "provenance", "guided")
 
 
@@ -41,7 +41,7 @@ def image_list(names: Sequence[str]) -> dict[str, Any]:
 
 @rank_zero_only
 def write_image_list(folder: Path, names: Sequence[str]) -> None:
-    """Write the names of the training images beside the checkpoints."""
+    """Write the names of the training images to a run folder."""
     write_json(folder / IMAGES, list(names))
 
 
@@ -98,7 +98,7 @@ def _brief(value: Any) -> str:
 def _check_images(checkpoint: str, before: Mapping[str, Any] | None, now: Mapping[str, Any] | None, names: Sequence[str]) -> None:
     if before is None or now is None or before == now:
         return
-    old = _stored_names(Path(checkpoint).parent / IMAGES, before)
+    old = _stored_names(Path(checkpoint).resolve().parents[1] / IMAGES, before)
     parts = []
     for what, listed in (("missing", sorted(set(old or ()) - set(names))), ("new", sorted(set(names) - set(old or names)))):
         if listed:

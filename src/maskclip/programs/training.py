@@ -103,7 +103,7 @@ def train_student(cfg: DictConfig, output: Path) -> tuple[Card | None, Student]:
     callbacks = [build(c) for c in cfg.callbacks.values() if c is not None]
     if not cfg.trainer.enable_progress_bar:
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
-    write_image_list(output / "checkpoints", names)
+    write_image_list(output, names)
     with run_logger(cfg) as logger:
         trainer = build_trainer(cfg, callbacks=callbacks, logger=logger or False, plugins=[AtomicCheckpoints()])
         if trainer.is_global_zero:
