@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from maskclip.data.images import write_atomically, write_mask
 from maskclip.data.textures import draw_scene
+from maskclip.files import write_text
 
 SIDES = (80, 96, 112, 128)
 """Heights and widths that images have; every pair occurs."""
@@ -38,7 +39,6 @@ def write_textures(root: Path, palette: Sequence[Sequence[int]], train: int = 40
             names[split].append(name)
             bar.update()
     bar.close()
-    folder.mkdir(parents=True, exist_ok=True)
     for split, listed in names.items():
-        (folder / f"{split}.txt").write_text("\n".join(listed) + "\n")
+        write_text(folder / f"{split}.txt", "\n".join(listed) + "\n")
     return counts
