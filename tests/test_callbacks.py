@@ -15,6 +15,7 @@ from tasks.test_maskclip_plus import make_data, make_task, make_trainer
 
 from maskclip import MaskCLIP
 from maskclip.callbacks import CELL, LabelPictures, Pace, StepProgressBar, peak_memory
+from maskclip.programs.training import account
 
 
 def test_label_pictures_come_once_every_so_many_steps(tiny: MaskCLIP, textures_root: Path, tmp_path: Path) -> None:
@@ -59,6 +60,15 @@ def test_peak_memory_is_that_of_the_process() -> None:
     before = peak_memory(torch.device("cpu"))
     more = np.ones(int(before * 1e9) // 8)  # as much again
     assert before > 0.05 and peak_memory(torch.device("cpu")) > 1.5 * before and more[0]
+
+
+def test_peak_memory_is_unknown_where_there_is_no_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "exists", lambda _: False)
+    pace, trainer = Pace(), SimpleNamespace(global_step=1, world_size=1, precision="32-true")
+    assert np.isnan(peak_memory(torch.device("cpu")))
+    pace.peak = peak_memory(torch.device("cpu"))
+    trainer.callbacks = [pace]
+    assert account(trainer)["peak_memory_gb"] is None  # type: ignore[arg-type]
 
 
 def test_the_progress_bar_names_the_phase(tiny: MaskCLIP, textures_root: Path, tmp_path: Path) -> None:

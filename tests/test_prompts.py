@@ -15,6 +15,7 @@ from torch import Tensor
 
 from maskclip import InputError, Vocabulary
 from maskclip.clip.loading import fingerprints
+from maskclip.clip.weights import read_state_dict
 from maskclip.prompts import TEMPLATE_SETS, cached_embeddings, embed_vocabulary, load_text, resolve_templates, save_text, tokenize
 
 TOKENIZER = open_clip.SimpleTokenizer(context_length=32)
@@ -117,9 +118,11 @@ def test_text_embeddings_that_may_not_be_read(tmp_path: Path, monkeypatch: pytes
     def denied(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr("maskclip.prompts.safe_open", denied)
-    with pytest.raises(InputError, match=r"cannot read the text embeddings .*text \(model.text_embeddings\): Permission denied"):
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(InputError, match=r"cannot read .*text \(model.text_embeddings\): Permission denied"):
         load_text(tmp_path / "text", Vocabulary(["cat"]), "A")
+    with pytest.raises(InputError, match=r"cannot read .*text \(model.pretrained\): Permission denied"):
+        read_state_dict(tmp_path / "text")
 
 
 def test_text_embeddings_in_a_file(tmp_path: Path) -> None:

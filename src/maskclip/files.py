@@ -152,10 +152,8 @@ def read_text(path: Path, key: str, errors: str = "strict") -> str:
     `key` is the config key that names the file, for messages. `errors="surrogateescape"` keeps bytes that are not UTF-8,
     for lists of file names. Raises `InputError` if the file cannot be read or is in another encoding.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as cause:
-        raise InputError(f"cannot read {path} ({key}): {cause.strerror}") from cause
+    check_readable(path, key)
+    content = path.read_bytes()
     encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if content.startswith(mark)), "utf-8-sig")
     if encoding == "utf-8-sig" and b"\0" in content:
         raise _other_encoding(path, key, "it has zero bytes, as UTF-16 without a byte order mark does")
@@ -164,6 +162,14 @@ def read_text(path: Path, key: str, errors: str = "strict") -> str:
     except UnicodeDecodeError as cause:
         raise _other_encoding(path, key, f"byte {cause.start} is not {encoding.removesuffix('-sig').upper()}") from cause
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def check_readable(path: Path, key: str) -> None:
+    """Raise `InputError` if a file cannot be opened: safetensors reports a file without permission as one that does not exist."""
+    try:
+        path.open("rb").close()
+    except OSError as cause:
+        raise InputError(f"cannot read {path} ({key}): {cause.strerror}") from cause
 
 
 def _other_encoding(path: Path, key: str, why: str) -> InputError:

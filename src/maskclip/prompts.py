@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from maskclip.clip.text import encode_text
 from maskclip.errors import InputError
-from maskclip.files import remove_stale, write_bytes
+from maskclip.files import check_readable, remove_stale, write_bytes
 from maskclip.vocabulary import Vocabulary
 
 IN_THE_SCENE = (
@@ -151,15 +151,14 @@ def load_text(path: Path, vocabulary: Vocabulary, architecture: str, visual_sha2
     """
     if not path.is_file():
         raise InputError(f"no text embeddings {path} (model.text_embeddings); python src/embed.py writes them")
+    check_readable(path, "model.text_embeddings")
     try:
         with safe_open(path, framework="pt") as file:
             about = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
             embeddings, words = file.get_tensor("text_embeddings"), about["words"]
         if embeddings.ndim != 2 or len(embeddings) != len(words) or not embeddings.isfinite().all():
             raise ValueError("rows and words differ")
-    except OSError as cause:
-        raise InputError(f"cannot read the text embeddings {path} (model.text_embeddings): {cause.strerror or cause}") from cause
-    except (SafetensorError, KeyError, TypeError, ValueError) as cause:
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as cause:
         raise InputError(f"{path} is not a file of text embeddings as python src/embed.py writes them") from cause
     if about.get("architecture", architecture) != architecture:
         raise InputError(f"the text embeddings in {path} are those of {about['architecture']}, not of {architecture}")

@@ -15,6 +15,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from maskclip.files import write_text
 from maskclip.results import aligned, markdown, score_cells
 
 Cells = list[list[str]]
@@ -39,7 +40,7 @@ class SweepTable(Callback):
         """Write the table of the jobs that are done; returns its cells, the head first."""
         cells = sweep_cells(folder)
         if cells:
-            (folder / "table.md").write_text(markdown(cells) + "\n", encoding="utf-8")
+            write_text(folder / "table.md", markdown(cells) + "\n")
         return cells
 
 

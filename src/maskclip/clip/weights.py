@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from maskclip.errors import InputError
+from maskclip.files import check_readable
 
 State = dict[str, Tensor]
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "attn_mask")
@@ -35,8 +36,9 @@ def read_tensors(path: Path) -> State:
     """The tensors in a checkpoint by name: safetensors, a state dict of torch.save, or an archive of TorchScript (OpenAI's .pt).
 
     A state dict may lie under "state_dict" or "model", and its names may begin with "module.". Code in the file is never
-    run. Raises `InputError` if the file is none of these.
+    run. Raises `InputError` if the file is none of these or cannot be opened.
     """
+    check_readable(path, "model.pretrained")
     unreadable = f"{path} is not a checkpoint that can be read safely: give safetensors, a state dict or OpenAI's TorchScript archive"
     try:
         if path.suffix == ".safetensors":

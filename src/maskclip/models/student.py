@@ -139,7 +139,7 @@ class Student(nn.Module):
         }
         with replacing(folder / WEIGHTS) as weights, replacing(folder / DESCRIPTION) as description:
             weights.write_bytes(save(state))
-            description.write_text(json_text(about), encoding="utf-8")
+            description.write_text(json_text(about), encoding="utf-8", errors="surrogateescape")
 
     def segment(self, image: Image.Image, short_side: int | None = None, long_side: int | None = None) -> np.ndarray:
         """The label map of a picture at its own size, (H, W). The sides say at which size the network sees it."""

@@ -95,7 +95,7 @@ def evaluate_model(cfg: DictConfig, model: Segmenter, data: SegmentationData, ou
         with replacing(output / "confusion.npy") as counts, replacing(output / "results.json") as described:
             with counts.open("wb") as stream:
                 np.save(stream, task.counts.numpy())
-            described.write_text(json_text(card), encoding="utf-8")
+            described.write_text(json_text(card), encoding="utf-8", errors="surrogateescape")
     return card
 
 
