@@ -45,7 +45,7 @@ def evaluate(cfg: DictConfig) -> float:
     data: SegmentationData = build(cfg.data, classes=vocabulary)
     if data.pattern("masks", data.split) is None:
         raise InputError("there is nothing to score without masks (data.masks); src/segment.py writes label maps")
-    data.dataset(data.split)  # a missing data set is said before a model is loaded
+    data.dataset(data.split).with_options(**data.spoiled)  # a missing data set is said before a model is loaded
     model = accelerate(build(cfg.model, classes=vocabulary), **plain(cfg.inference))
     output = Path(cfg.paths.output)
     with run_logger(cfg) as logger:
