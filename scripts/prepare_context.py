@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import sys
 from functools import partial
@@ -41,7 +40,7 @@ from maskclip.data.release import (  # noqa: E402
     write_lines,
 )
 from maskclip.errors import InputError  # noqa: E402
-from maskclip.files import replacing  # noqa: E402
+from maskclip.files import replacing, writing  # noqa: E402
 from maskclip.functional import WIDE_IGNORE_INDEX  # noqa: E402
 from maskclip.vocabulary import Palette  # noqa: E402
 
@@ -159,10 +158,13 @@ def choose(args: argparse.Namespace) -> tuple[str, list[Release]]:
 
 def link(source: Path, target: Path) -> None:
     """Make `target` the same file as `source`, which takes no space, or a copy where the disk has no links."""
-    with replacing(target) as partial:
-        try:
-            os.link(source, partial)
-        except OSError:
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        with replacing(target) as partial:
             shutil.copyfile(source, partial)
 
 
