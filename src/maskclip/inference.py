@@ -188,7 +188,9 @@ def _views(
     """
     looks = [look for index, image in enumerate(images) for look in _looks(index, image, protocol)]
     groups: dict[Size, list[tuple[int, int, int]]] = defaultdict(list)
+    looks_of: dict[int, list[int]] = defaultdict(list)
     for number, look in enumerate(looks):
+        looks_of[look.image].append(number)
         groups[look.window].extend((number, *place) for place in look.places)
     device = _device(model)
 
@@ -209,10 +211,10 @@ def _views(
                 whole = [(place, looks[number]) for place, (number, _, _) in enumerate(chunk) if looks[number].seen == (height, width)]
                 dense |= {look.image: _features(model, features[place], look.seen) for place, look in whole}
             for index in sorted({looks[number].image for number, _, _ in chunk}):
-                mine = [number for number, look in enumerate(looks) if look.image == index]
-                if all(len(logits[number]) == len(looks[number].places) for number in mine):
+                numbers = looks_of[index]
+                if all(len(logits[number]) == len(looks[number].places) for number in numbers):
                     size = (images[index].shape[-2], images[index].shape[-1])
-                    yield index, [_view(model, looks[number], logits.pop(number), size) for number in mine], dense.pop(index, None)
+                    yield index, [_view(model, looks[number], logits.pop(number), size) for number in numbers], dense.pop(index, None)
 
 
 def _looks(index: int, image: Tensor, protocol: Protocol) -> list[_Look]:

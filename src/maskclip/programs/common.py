@@ -188,6 +188,11 @@ def plain(node: Any) -> Any:
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
 
 
+def recorded(cfg: DictConfig) -> Card:
+    """The config as records of a run keep it: the group `words` by its name, without its tables for other data sets."""
+    return {**plain(cfg), "words": cfg.words.name}
+
+
 def words_of(cfg: DictConfig) -> Card:
     """The arguments of a `Vocabulary` from the groups `classes` and `words`, with the words of a file where `classes` names one.
 

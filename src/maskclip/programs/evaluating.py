@@ -20,7 +20,7 @@ from maskclip.errors import InputError
 from maskclip.files import json_text, replacing
 from maskclip.inference import Segmenter
 from maskclip.metrics import scores
-from maskclip.programs.common import Card, build, build_trainer, check_precision, check_run, plain, words_of, words_table
+from maskclip.programs.common import Card, build, build_trainer, check_precision, check_run, plain, recorded, words_of, words_table
 from maskclip.programs.logs import log_scores, run_logger
 from maskclip.protocol import Protocol
 from maskclip.results import class_table, commit, device_name, score_entries, table, versions
@@ -86,7 +86,7 @@ def evaluate_model(cfg: DictConfig, model: Segmenter, data: SegmentationData, ou
         "unseen_classes": list(data.vocabulary.unseen),
         "protocol": plain(cfg.protocol),
         "protocol_hash": protocol.hash,
-        "config": plain(cfg),
+        "config": recorded(cfg),
         "versions": versions(),
         "commit": commit(),
         **more,

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig
 from pytorch_lightning.loggers import Logger, WandbLogger
 
-from maskclip.programs.common import build, plain
+from maskclip.programs.common import build, recorded
 from maskclip.results import COLUMNS
 
 
@@ -25,7 +25,7 @@ def run_logger(cfg: DictConfig) -> Iterator[Logger | None]:
         yield None
         return
     try:
-        logger.log_hyperparams(plain(cfg))
+        logger.log_hyperparams(recorded(cfg))
         yield logger
     except BaseException:
         _close(logger, failed=True)
