@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.TiffImagePlugin import AppendingTiffWriter
 
 from maskclip import InputError
 from maskclip.data.images import read_image, read_mask
@@ -148,6 +149,18 @@ def test_masks_of_several_pages_are_refused(tmp_path: Path, suffix: str) -> None
     pages[0].save(tmp_path / f"mask{suffix}", save_all=True, append_images=pages[1:])
     with pytest.raises(InputError, match="has 2 pages, but a mask has one"):
         read_mask(tmp_path / f"mask{suffix}")
+
+
+@pytest.mark.parametrize("kind", [1, 4])  # NewSubfileType: reduced copy, transparency mask
+@pytest.mark.parametrize("mask_first", [True, False])
+def test_the_other_frames_of_a_tiff_are_not_read(tmp_path: Path, kind: int, mask_first: bool) -> None:
+    frames = [(np.full((4, 5), 3, np.uint8), 0), (np.full((2, 3), 7, np.uint8), kind)]
+    with AppendingTiffWriter(str(tmp_path / "mask.tif")) as writer:
+        for pixels, subfile in frames if mask_first else frames[::-1]:
+            Image.fromarray(pixels).save(writer, "TIFF", tiffinfo={254: subfile})
+            writer.newFrame()
+    assert read_mask(tmp_path / "mask.tif").tolist() == [[3] * 5] * 4
+    assert (read_image(tmp_path / "mask.tif") == 3).all()
 
 
 def test_a_gif_or_a_tiff_that_keeps_its_numbers_is_read(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def read_turned(path: Path, page: int = 0, exif: bool = True) -> tuple[np.ndarra
     """Image as `read_image` returns it, and the EXIF orientation stored in the file (1 to 8)."""
     try:
         with Image.open(path) as image:
-            if page:
+            if page or image.format == "TIFF":  # whose first frame may be a reduced copy
                 _seek(image, page)
             turn = orientation(image)
             return np.array(to_rgb(image, exif)), turn
@@ -148,7 +148,9 @@ def _frames(image: Image.Image) -> list[int]:
     if image.format not in ("TIFF", "GIF", "PNG", "WEBP", "AVIF"):
         return [image.tell()]
     frames = list(range(getattr(image, "n_frames", 1)))
-    return [frame for frame in frames if _is_page(image, frame)] if image.format == "TIFF" and frames[1:] else frames
+    if image.format != "TIFF" or not frames[1:]:
+        return frames
+    return [frame for frame in frames if _is_page(image, frame)] or frames[:1]
 
 
 def _is_page(image: Image.Image, frame: int) -> bool:
@@ -211,13 +213,17 @@ def _raw_mode(image: Image.Image) -> str:
 
 
 def _mask_problem(image: Image.Image) -> str:
-    """Why the stored numbers of an open mask are not those that Pillow decodes; empty if they are."""
+    """Why the stored numbers of an open mask are not those that Pillow decodes; empty if they are.
+
+    Seeks to the one page of the file, which reduced copies and transparency masks may surround.
+    """
+    if (pages := len(_frames(image))) > 1:
+        return f"has {pages} pages, but a mask has one"
+    _seek(image, 0)
     if image.mode not in ("P", "L", "1", "I") and not image.mode.startswith("I;16"):
         return f"has mode {image.mode}, but an index mask has one channel of integers"
     if image.format not in ("PNG", "TIFF", "BMP", "GIF", "PPM"):
         return f"is a {image.format} file, whose compression changes numbers"
-    if (pages := len(_frames(image))) > 1:
-        return f"has {pages} pages, but a mask has one"
     codec, box = image.tile[0][:2]  # type: ignore[attr-defined]
     if image.format == "TIFF":
         if image.tag_v2.get(262) == 0:  # type: ignore[attr-defined]
