@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+import tempfile
 import textwrap
 import traceback
 import warnings
@@ -31,7 +32,7 @@ from torch.distributed.constants import default_pg_timeout
 
 from maskclip.checks import is_count, require
 from maskclip.errors import InputError
-from maskclip.files import is_full, replacing, writing
+from maskclip.files import is_full, writing
 from maskclip.programs import ranks
 from maskclip.results import PROJECT
 from maskclip.vocabulary import read_words
@@ -83,14 +84,16 @@ class RunFolder(Callback):
         self.check(Path(config.hydra.sweep.dir), True)
 
     def check(self, folder: Path, written: bool) -> None:
-        """Create the folder and, if Hydra is going to write there, see that the disk takes a file."""
+        """Create the folder and, if Hydra is going to write there, check that a file fits on the disk.
+
+        The file has no name: every process of a run under torchrun or SLURM does this at the same time.
+        """
         try:
             with writing(folder):
                 folder.mkdir(parents=True, exist_ok=True)
-            if written:
-                with replacing(folder / ".room") as room:
-                    room.write_bytes(bytes(1 << 16))
-                (folder / ".room").unlink()
+                if written:
+                    with tempfile.TemporaryFile(dir=folder) as file:
+                        file.write(bytes(1 << 16))
         except InputError as error:
             print(f"error: {error}; another place is chosen by paths.outputs=/path/to/folder", file=sys.stderr)
             sys.exit(2)
