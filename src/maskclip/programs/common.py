@@ -199,7 +199,8 @@ def recorded(cfg: DictConfig) -> Card:
 def words_of(cfg: DictConfig) -> Card:
     """The arguments of a `Vocabulary` from the groups `classes` and `words`, with the words of a file where `classes` names one.
 
-    Warns if the group `words` names a set of words that has no table for these classes.
+    Warns if the group `words` names a set of words that has no table for these classes. Raises `InputError` if it has one
+    that would replace prompts of the user.
     """
     classes = plain(cfg.classes)
     if isinstance(classes["names"], str):
@@ -207,6 +208,7 @@ def words_of(cfg: DictConfig) -> Card:
         classes |= {"names": names, "prompts": prompts | (classes.get("prompts") or {})}
     table = words_table(cfg, classes["names"])
     if table is not None:
+        _check_replaced(cfg, classes["prompts"] or {}, table)
         classes["prompts"] = table
     elif classes["names"] and cfg.words.name != "own":
         warnings.warn(f"words={cfg.words.name} has no table for these classes, so that their own words are used", stacklevel=2)
@@ -216,6 +218,22 @@ def words_of(cfg: DictConfig) -> Card:
 def words_table(cfg: DictConfig, names: list[str]) -> Card | None:
     """The words that the group `words` gives each class; None without a table for exactly these class names in this order."""
     return next((table for table in plain(cfg.words.tables).values() if list(table) == names), None)
+
+
+def _check_replaced(cfg: DictConfig, prompts: Card, table: Card) -> None:
+    """Raise `InputError` if a table of words would replace prompts that are not those of a file in conf/classes."""
+    files = map(OmegaConf.load, (PROJECT / "conf" / "classes").glob("*.yaml"))
+    shipped: Card = next((plain(file.prompts) for file in files if list(file.names) == list(table)), prompts)
+    replaced = [name for name, words in prompts.items() if _as_list(words) not in (_as_list(shipped.get(name)), _as_list(table.get(name)))]
+    if replaced:
+        raise InputError(
+            f"words={cfg.words.name} would replace your words (classes.prompts or the file classes.names) for {', '.join(replaced)}: "
+            "give words=own to keep yours, or give none"
+        )
+
+
+def _as_list(words: Any) -> list[Any]:
+    return list(words) if isinstance(words, list) else [words]
 
 
 def build(node: Any, **objects: Any) -> Any:
