@@ -8,9 +8,11 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,6 +60,49 @@ def test_stale_files_are_those_of_processes_that_are_gone(tmp_path: Path) -> Non
     with replacing(tmp_path / "sub" / "i.png") as partial:
         remove_stale(tmp_path)
         assert {path.name for path in (tmp_path / "sub").iterdir()} == {*kept, partial.name}
+
+
+def test_files_that_are_begun_while_stale_ones_are_looked_for_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other threads of this process begin to write after `remove_stale` has begun."""
+    real, path = os.walk, tmp_path / "a.txt"
+    with ExitStack() as writing_later:
+
+        def walk(folder: Path) -> Iterator[Any]:
+            writing_later.enter_context(replacing(path)).write_text("new")
+            yield from real(folder)
+
+        monkeypatch.setattr(os, "walk", walk)
+        remove_stale(tmp_path)
+    assert path.read_text() == "new"
+
+
+def test_stale_files_that_cannot_be_removed_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of another user, in a shared cache with the sticky bit."""
+    paths = [tmp_path / f".00000000-1-{number}.partial" for number in range(3)]
+    for path in paths:
+        path.touch()
+        os.utime(path, (0, 0))
+    real = Path.unlink
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        if path == paths[1]:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path))
+        real(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    remove_stale(tmp_path)
+    assert list(tmp_path.iterdir()) == [paths[1]]
+
+
+def test_disks_without_modes_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some mounts (FAT, CIFS, FUSE) refuse every chmod."""
+
+    def chmod(path: Path, *_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path))
+
+    monkeypatch.setattr(Path, "chmod", chmod)
+    write_text(tmp_path / "a.txt", "new")
+    assert (tmp_path / "a.txt").read_text() == "new"
 
 
 def test_any_name_that_the_disk_takes_can_be_written(tmp_path: Path) -> None:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.strategies import DDPStrategy
 
 from maskclip import InputError, MaskCLIP, Protocol, Released, Student
 from maskclip.callbacks import LabelPictures
 from maskclip.data.datamodule import SegmentationData
 from maskclip.data.transforms import TrainTransform
-from maskclip.programs import common
-from maskclip.programs.common import build_trainer, check_precision
+from maskclip.programs import common, embed, evaluate, export, segment, train
+from maskclip.programs.common import build_trainer, check_precision, check_run, check_trainer
 from maskclip.programs.training import check_training
 
 NAN, INF = float("nan"), float("inf")
@@ -35,6 +35,7 @@ def table(**keys: tuple[Any, ...]) -> list[tuple[str, Any]]:
         reduce_zero_label=NOT_BOOLEAN,
         truth=NOT_BOOLEAN,
         skip_broken=NOT_BOOLEAN,
+        exif=NOT_BOOLEAN,
         batch_size=NOT_COUNT,
         eval_batch=NOT_COUNT,
         num_workers=(True, -1, 1.5, "1"),
@@ -144,6 +145,77 @@ def test_training(override: str, compose_cfg: Callable[..., DictConfig]) -> None
     check_training(compose_cfg("train", "experiment=textures_zero_shot"))
     with pytest.raises(InputError, match=rf"{override.partition('=')[0]}=.*: give"):
         check_training(compose_cfg("train", "experiment=textures_zero_shot", override))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *(
+            f"trainer.limit_{part}_batches={value}"
+            for part in ("train", "val", "test")
+            for value in ("true", 0, 1, 0.0, 1.5, -1, "nan", "x")
+        ),
+        *(f"trainer.{key}={value}" for key in ("sync_batchnorm", "benchmark", "deterministic") for value in (0, 1, "no", "warning")),
+        "logger.offline=no",
+    ],
+)
+def test_trainer(override: str, compose_cfg: Callable[..., DictConfig]) -> None:
+    check_run(compose_cfg("eval", "logger=wandb"))
+    with pytest.raises(InputError, match=rf"{override.partition('=')[0]}=.*: give"):
+        check_run(compose_cfg("eval", "logger=wandb", override))
+
+
+@pytest.mark.parametrize("value", ["null", 0.25, 1.0, 2, 100])
+def test_limits_of_batches(value: Any, compose_cfg: Callable[..., DictConfig]) -> None:
+    check_trainer(compose_cfg("eval", f"trainer.limit_test_batches={value}", "trainer.deterministic=warn", "trainer.benchmark=true"))
+
+
+PROGRAMS: dict[str, Callable[[DictConfig], Any]] = {
+    "train": train,
+    "eval": evaluate,
+    "segment": segment,
+    "embed": embed,
+    "export": export,
+}
+QUICK = {
+    "train": ["experiment=textures_zero_shot", "student.encoder=resnet18", "student.weights=null", "data.batch_size=2", "trainer=cpu"],
+    "eval": ["model=maskclip_textures", "data=textures", "trainer=cpu"],
+    "segment": ["model=maskclip_textures", "classes=textures", "trainer=cpu"],
+    "embed": ["model=maskclip_textures", "classes=textures"],
+    "export": ["checkpoint=x"],
+}
+UNUSED = ("data.augmentation.",)
+"""Settings of training, in the programs that do not train."""
+
+
+def boolean_keys(node: Any, path: str = "") -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from boolean_keys(value, f"{path}.{key}" if path else key)
+    elif isinstance(node, bool):
+        yield path
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_boolean_is_true_or_false(program: str, compose_cfg: Callable[..., DictConfig], textures_root: Path, tmp_path: Path) -> None:
+    """Hydra passes "no" and "off" of a command line as strings, which are true in Python."""
+    cfg = compose_cfg(program, *QUICK[program], f"paths.output={tmp_path}")
+    for key in ("data.root", "input"):
+        if key.partition(".")[0] in cfg:
+            OmegaConf.update(cfg, key, str(textures_root))
+    keys = [key for key in boolean_keys(OmegaConf.to_container(cfg)) if program == "train" or not key.startswith(UNUSED)]
+    assert len(keys) > 8 or program == "export"
+    for key in keys:
+        shown = key.replace("teacher.", "model.")  # one class, whatever group names it
+        for value in ("no", "off", 0, 1):
+            changed = cfg.copy()
+            OmegaConf.update(changed, key, value)
+            with pytest.raises(InputError, match=rf"\b{shown}={value}: give true"):
+                PROGRAMS[program](changed)
+
+
+def test_no_and_off_are_strings(compose_cfg: Callable[..., DictConfig]) -> None:
+    assert [compose_cfg("eval", f"data.exif={value}").data.exif for value in ("no", "off", "false", 0)] == ["no", "off", False, 0]
 
 
 @pytest.mark.parametrize("program", ["eval", "segment"])

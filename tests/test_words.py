@@ -6,6 +6,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from conftest import ROOT
 from omegaconf import DictConfig, OmegaConf
 
-from maskclip import MaskCLIP, Protocol, Vocabulary, predict
+from maskclip import InputError, MaskCLIP, Protocol, Vocabulary, predict
 from maskclip.data.textures import draw_scene
 from maskclip.inference import rule_of
 from maskclip.programs.common import plain, words_of
@@ -105,6 +106,33 @@ def test_classes_without_a_table_keep_their_words_and_it_is_said(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         vocabulary(compose_cfg(program, *overrides, "words=own"))
+
+
+@pytest.mark.parametrize(
+    ("program", "overrides", "boat"),
+    [
+        ("eval", ["data=voc21", "++classes.prompts.boat=[canoe]"], ["canoe"]),
+        ("eval", ["data=voc21", "++classes.prompts.boat=canoe"], ["canoe"]),
+        ("train", ["experiment=voc21_zero_shot", "++classes.prompts.boat=[boat]"], ["boat"]),
+        ("segment", ["classes=voc21", "classes.names={tmp_path}/classes.txt"], ["boat", "canoe"]),
+    ],
+)
+def test_words_of_the_user_are_never_replaced(
+    program: str, overrides: list[str], boat: list[str], compose_cfg: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    """A table that applies to the classes is an error, and words=own keeps the words."""
+    names = OmegaConf.load(CONF / "classes" / "voc21.yaml").names
+    (tmp_path / "classes.txt").write_text("\n".join(names).replace("boat", "boat, canoe"))
+    overrides = [override.format(tmp_path=tmp_path) for override in overrides]
+    with pytest.raises(InputError, match=r"words=sclip would replace your words .* for boat: give words=own"):
+        words_of(compose_cfg(program, *overrides, "protocol=sclip"))
+    found = vocabulary(compose_cfg(program, *overrides, "protocol=sclip", "words=own"))
+    assert found.words[found.names.index("boat") - found.wordless] == boat
+
+
+def test_words_of_the_user_that_are_those_of_the_table_are_no_error(compose_cfg: Callable[..., DictConfig]) -> None:
+    cfg = compose_cfg("eval", "data=voc21", "protocol=sclip", "++classes.prompts.boat=[ship]")
+    assert words_of(cfg)["prompts"]["boat"] == "ship"
 
 
 def test_a_student_needs_no_words_of_its_own(compose_cfg: Callable[..., DictConfig]) -> None:

@@ -30,7 +30,7 @@ BYTE_ORDER_MARKS = {  # UTF-32 first: its little-endian mark begins with that of
     codecs.BOM_UTF16_BE: "utf-16",
 }
 
-_partials: set[Path] = set()  # that this process is writing now
+_partials: dict[str, Path] = {}  # the files that this process is writing, by name
 
 
 @contextmanager
@@ -43,14 +43,15 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     # a fixed length: whatever name the file system takes for `path`, it takes for the partial file
     partial = path.with_name(f".{HOST}-{os.getpid()}-{secrets.token_hex(4)}.partial")
-    _partials.add(partial)
+    _partials[partial.name] = partial
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             partial.touch()
             mode = stat.S_IMODE(partial.stat().st_mode)
             yield partial
-            partial.chmod(mode)
+            if stat.S_IMODE(partial.stat().st_mode) != mode:  # some mounts refuse every chmod
+                partial.chmod(mode)
             partial.replace(path)
     finally:
         _discard(partial)
@@ -59,12 +60,12 @@ def replacing(path: Path) -> Iterator[Path]:
 def _discard(partial: Path) -> None:
     with suppress(OSError):
         partial.unlink()
-    _partials.discard(partial)
+    _partials.pop(partial.name, None)
 
 
 def discard_partials() -> None:
     """Remove the files that this process is writing. For a process that is about to end without unwinding its stack."""
-    for partial in list(_partials):
+    for partial in list(_partials.values()):
         _discard(partial)
 
 
@@ -72,18 +73,15 @@ def remove_stale(folder: Path) -> None:
     """Remove what killed processes left half-written in `folder` and below.
 
     These are files named as `replacing` names them whose process on this machine is gone, or that nobody has written to
-    for an hour.
+    for an hour. Files that cannot be removed stay, such as another user's in a shared cache.
     """
-    own = {partial.name for partial in _partials}
     for place, _, names in os.walk(folder):
         for name in names:
-            if (found := PARTIAL.fullmatch(name)) and name not in own:
+            if (match := PARTIAL.fullmatch(name)) and name not in _partials:
                 path = Path(place, name)
-                try:
-                    if (found[1] == HOST and _gone(int(found[2]))) or time.time() - path.stat().st_mtime > FORGOTTEN:
+                with suppress(OSError):
+                    if (match[1] == HOST and _gone(int(match[2]))) or time.time() - path.stat().st_mtime > FORGOTTEN:
                         path.unlink()
-                except FileNotFoundError:
-                    continue  # another process was quicker
 
 
 def _gone(process: int) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from maskclip.acceleration import PRECISIONS
-from maskclip.checks import is_count, is_number
+from maskclip.checks import is_count, is_number, require
 from maskclip.errors import InputError
 
 Size = tuple[int, int]
@@ -84,8 +84,7 @@ class Protocol:
                 raise InputError(f"protocol.{name}={getattr(self, name)}: give a number, at least 1")
         if strangers := [side for side in self.scales or () if not is_count(side)]:
             raise InputError(f"protocol.scales has {strangers[0]!r}: give pixels, at least 1")
-        if not isinstance(self.flip, bool):
-            raise InputError(f"protocol.flip={self.flip!r}: give true or false")
+        require(isinstance(self.flip, bool), "protocol.flip", self.flip, "true or false")
         if self.logit_scale is not None and not (is_number(self.logit_scale) and self.logit_scale > 0):
             raise InputError(f"protocol.logit_scale={self.logit_scale}: give a number above 0, or null for the model's")
         threshold, area = self.background_threshold, self.area_threshold

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 
+from maskclip.checks import require
 from maskclip.errors import InputError
 from maskclip.files import read_text
 from maskclip.functional import ignore_index
@@ -63,6 +64,7 @@ class Vocabulary:
             words = [given] if isinstance(given, str) else list(given or ())
             if not words or not all(isinstance(word, str) and word.strip() for word in words):
                 raise InputError(f"classes.prompts has no words for {name}, or something that is not a word: {given!r}")
+        require(isinstance(self.background, bool), "classes.background", self.background, "true or false")
         if self.background and self.names[0] != "background":
             raise InputError(f"classes.background=true, but the first class is {self.names[0]!r}, not 'background'")
         if not self.words:

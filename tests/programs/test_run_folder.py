@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from full_disk import limit_files
 from test_programs import SMALL_PICTURES, SMALL_STUDENT, call, command, draw_photos, environment, expect_one_sentence
+
+from maskclip.programs.common import RunFolder
 
 
 def run(tmp_path: Path, program: str, *overrides: str) -> subprocess.CompletedProcess[str]:
@@ -16,6 +19,13 @@ def run(tmp_path: Path, program: str, *overrides: str) -> subprocess.CompletedPr
     (tmp_path / "work").mkdir(exist_ok=True)
     line = command(program, f"paths.outputs={tmp_path}/outputs", *overrides)
     return subprocess.run(line, capture_output=True, text=True, cwd=tmp_path / "work", env=environment(tmp_path), timeout=300)
+
+
+def test_processes_check_the_same_folder_at_once(tmp_path: Path) -> None:
+    """As the ranks of a run under torchrun or SLURM do."""
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda _: RunFolder().check(tmp_path / "out", True), range(400)))
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 @pytest.mark.slow

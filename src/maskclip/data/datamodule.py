@@ -65,7 +65,7 @@ class SegmentationData(pl.LightningDataModule):
         name: str = "",
     ) -> None:
         super().__init__()
-        for key, on in {"reduce_zero_label": reduce_zero_label, "truth": truth, "skip_broken": skip_broken}.items():
+        for key, on in {"reduce_zero_label": reduce_zero_label, "truth": truth, "skip_broken": skip_broken, "exif": exif}.items():
             require(isinstance(on, bool), f"data.{key}", on, "true or false")
         for key, number, least in (
             ("batch_size", batch_size, 1),

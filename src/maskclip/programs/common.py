@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+import tempfile
 import textwrap
 import traceback
 import warnings
@@ -20,7 +21,7 @@ import pytorch_lightning as pl
 import torch
 import yaml
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException
+from hydra.errors import CompactHydraException, InstantiationException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from hydra.utils import instantiate
@@ -31,7 +32,7 @@ from torch.distributed.constants import default_pg_timeout
 
 from maskclip.checks import is_count, require
 from maskclip.errors import InputError
-from maskclip.files import is_full, replacing, writing
+from maskclip.files import is_full, writing
 from maskclip.programs import ranks
 from maskclip.results import PROJECT
 from maskclip.vocabulary import read_words
@@ -83,14 +84,16 @@ class RunFolder(Callback):
         self.check(Path(config.hydra.sweep.dir), True)
 
     def check(self, folder: Path, written: bool) -> None:
-        """Create the folder and, if Hydra is going to write there, see that the disk takes a file."""
+        """Create the folder and, if Hydra is going to write there, check that a file fits on the disk.
+
+        The file has no name: every process of a run under torchrun or SLURM does this at the same time.
+        """
         try:
             with writing(folder):
                 folder.mkdir(parents=True, exist_ok=True)
-            if written:
-                with replacing(folder / ".room") as room:
-                    room.write_bytes(bytes(1 << 16))
-                (folder / ".room").unlink()
+                if written:
+                    with tempfile.TemporaryFile(dir=folder) as file:
+                        file.write(bytes(1 << 16))
         except InputError as error:
             print(f"error: {error}; another place is chosen by paths.outputs=/path/to/folder", file=sys.stderr)
             sys.exit(2)
@@ -196,7 +199,8 @@ def recorded(cfg: DictConfig) -> Card:
 def words_of(cfg: DictConfig) -> Card:
     """The arguments of a `Vocabulary` from the groups `classes` and `words`, with the words of a file where `classes` names one.
 
-    Warns if the group `words` names a set of words that has no table for these classes.
+    Warns if the group `words` names a set of words that has no table for these classes. Raises `InputError` if it has one
+    that would replace prompts of the user.
     """
     classes = plain(cfg.classes)
     if isinstance(classes["names"], str):
@@ -204,6 +208,7 @@ def words_of(cfg: DictConfig) -> Card:
         classes |= {"names": names, "prompts": prompts | (classes.get("prompts") or {})}
     table = words_table(cfg, classes["names"])
     if table is not None:
+        _check_replaced(cfg, classes["prompts"] or {}, table)
         classes["prompts"] = table
     elif classes["names"] and cfg.words.name != "own":
         warnings.warn(f"words={cfg.words.name} has no table for these classes, so that their own words are used", stacklevel=2)
@@ -215,12 +220,33 @@ def words_table(cfg: DictConfig, names: list[str]) -> Card | None:
     return next((table for table in plain(cfg.words.tables).values() if list(table) == names), None)
 
 
+def _check_replaced(cfg: DictConfig, prompts: Card, table: Card) -> None:
+    """Raise `InputError` if a table of words would replace prompts that are not those of a file in conf/classes."""
+    files = map(OmegaConf.load, (PROJECT / "conf" / "classes").glob("*.yaml"))
+    shipped: Card = next((plain(file.prompts) for file in files if list(file.names) == list(table)), prompts)
+    replaced = [name for name, words in prompts.items() if _as_list(words) not in (_as_list(shipped.get(name)), _as_list(table.get(name)))]
+    if replaced:
+        raise InputError(
+            f"words={cfg.words.name} would replace your words (classes.prompts or the file classes.names) for {', '.join(replaced)}: "
+            "give words=own to keep yours, or give none"
+        )
+
+
+def _as_list(words: Any) -> list[Any]:
+    return list(words) if isinstance(words, list) else [words]
+
+
 def build(node: Any, **objects: Any) -> Any:
     """What a config node describes, given objects that OmegaConf must not touch (it turns dataclasses into dicts).
 
-    Raises `InputError` for settings that it does not have.
+    Raises `InputError` for settings that it does not have, and for invalid ones.
     """
-    made = instantiate(node, _convert_="all", _partial_=True)
+    try:
+        made = instantiate(node, _convert_="all", _partial_=True)
+    except InstantiationException as error:  # of a node below this one, such as model.released
+        if isinstance(error.__cause__, InputError):
+            raise error.__cause__ from None
+        raise
     try:
         inspect.signature(made.func).bind(*made.args, **made.keywords | objects)
     except TypeError as cause:
@@ -238,10 +264,8 @@ def build_trainer(cfg: DictConfig, patience: timedelta = default_pg_timeout, **o
     settings = plain(cfg.trainer)
     options["callbacks"] = [*options.get("callbacks", ()), ranks.EndTogether()]
     devices = settings["devices"]
-    _check_devices(devices, settings["num_nodes"])
+    check_trainer(cfg)
     several = settings["num_nodes"] > 1 or (len(devices) > 1 if isinstance(devices, list) else devices not in (1, "1"))
-    require(settings["strategy"] in ("auto", "ddp"), "trainer.strategy", settings["strategy"], "auto or ddp")
-    require(settings["sync_batchnorm"] in (True, False, None), "trainer.sync_batchnorm", settings["sync_batchnorm"], "true, false or null")
     if settings["sync_batchnorm"] is None:
         settings["sync_batchnorm"] = several and settings["accelerator"] != "cpu" and torch.cuda.is_available()
     if settings["strategy"] == "ddp" or (settings["strategy"] == "auto" and several):
@@ -254,8 +278,32 @@ def check_precision(cfg: DictConfig) -> None:
     require(cfg.trainer.precision == "32-true", "trainer.precision", cfg.trainer.precision, "protocol.precision=bf16 or fp16 instead")
 
 
+def check_trainer(cfg: DictConfig) -> None:
+    """Raise `InputError` for settings of the trainer that Lightning refuses without the key, or reads in another way than meant.
+
+    On the command line, "no" and "off" are strings, which are true in Python.
+    """
+    trainer = cfg.trainer
+    _check_devices(plain(trainer.devices), trainer.num_nodes)
+    require(trainer.strategy in ("auto", "ddp"), "trainer.strategy", trainer.strategy, "auto or ddp")
+    for key in ("enable_progress_bar", "enable_model_summary", "use_distributed_sampler"):
+        require(isinstance(trainer[key], bool), f"trainer.{key}", trainer[key], "true or false")
+    for key in ("sync_batchnorm", "benchmark"):
+        require(trainer[key] is None or isinstance(trainer[key], bool), f"trainer.{key}", trainer[key], "true, false or null")
+    deterministic = trainer.deterministic
+    require(deterministic == "warn" or isinstance(deterministic, bool), "trainer.deterministic", deterministic, "true, false or warn")
+    for key in ("limit_train_batches", "limit_val_batches", "limit_test_batches"):
+        limit = trainer[key]
+        fraction = isinstance(limit, float) and 0 < limit <= 1
+        expected = "a fraction such as 0.5, at least 2 batches, or null for all; 1 could be one batch or all of them"
+        require(limit is None or fraction or is_count(limit, least=2), f"trainer.{key}", limit, expected)
+
+
 def check_run(cfg: DictConfig) -> None:
-    """Raise `InputError` for an invalid seed or number of pictures of a run."""
+    """Raise `InputError` for invalid settings of the trainer or the logger, an invalid seed or number of images to write."""
+    check_trainer(cfg)
+    offline = OmegaConf.select(cfg, "logger.offline", default=False)
+    require(isinstance(offline, bool), "logger.offline", offline, "true or false")
     require(is_count(cfg.seed, least=0), "seed", cfg.seed, "a whole number, at least 0")
     require(is_count(cfg.pictures, least=0), "pictures", cfg.pictures, "a whole number, at least 0")
 

@@ -21,7 +21,7 @@ from maskclip.data.walk import LeftOut
 from maskclip.errors import InputError
 from maskclip.models.maskclip import MaskCLIP
 from maskclip.models.student import Student
-from maskclip.programs.common import build, build_trainer, check_precision, plain, words_of
+from maskclip.programs.common import build, build_trainer, check_precision, check_trainer, plain, words_of
 from maskclip.protocol import Protocol
 from maskclip.segmenting.inputs import BROKEN, Picture, find_pictures, with_pages, write_broken
 from maskclip.segmenting.outputs import Outputs
@@ -38,6 +38,7 @@ PATIENCE = timedelta(days=7)
 def segment(cfg: DictConfig) -> None:
     """`src/segment.py`: label maps, overlays and more for images, one legend, and a list of the images that failed."""
     check_precision(cfg)
+    check_trainer(cfg)
     start, sources = time.perf_counter(), plain(cfg.input)
     if cfg.output is None:
         raise InputError("output=null: name a folder, as in output=masks/")

@@ -63,6 +63,10 @@ def check_training(cfg: DictConfig) -> None:
         ("gradient_clip_val", clip is None or (is_number(clip) and clip > 0), "a number above 0, or null"),
     ):
         require(valid, f"trainer.{key}", trainer[key], expected)
+    for name, callback in cfg.callbacks.items():
+        for key in ("enable_version_counter", "save_on_train_epoch_end"):  # of ModelCheckpoint
+            if callback is not None and callback.get(key) is not None:
+                require(isinstance(callback[key], bool), f"callbacks.{name}.{key}", callback[key], "true or false")
 
 
 def train_student(cfg: DictConfig, output: Path) -> tuple[Card | None, Student]:
