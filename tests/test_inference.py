@@ -354,7 +354,7 @@ def test_what_predict_is_not_made_for() -> None:
         ({"scales": 336}, "protocol.scales=336"),
         ({"scales": [336, 0]}, "protocol.scales has 0"),
         ({"scales": [336], "short_side": 336}, "give one of the two"),
-        ({"flip": "yes"}, "protocol.flip='yes'"),
+        ({"flip": "yes"}, "protocol.flip=yes"),
         ({"average": "labels"}, "protocol.average=labels: choose logits or probabilities"),
         ({"synonyms": "all"}, "protocol.synonyms=all"),
         ({"precision": "int8"}, "protocol.precision=int8"),
