@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from maskclip import InputError
 from maskclip.data.samplers import NumberedDraws
 from maskclip.programs import program
 from maskclip.programs.common import sentence
+from maskclip.programs.ranks import GRACE
 
 
 @pytest.fixture
@@ -45,6 +47,70 @@ def test_stack_traces_are_shown_on_demand(error: Exception, monkeypatch: pytest.
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(type(error)):
         main(OmegaConf.create({}))
+
+
+TWO_PROCESSES = """
+import os, signal, time
+import hydra
+from torch import distributed
+from maskclip import InputError
+from maskclip.programs import program
+
+rank = int(os.environ["RANK"])
+
+@hydra.main(version_base="1.3", config_path=None)
+@program
+def main(_):
+    distributed.init_process_group("gloo")
+    distributed.barrier()
+    {body}
+
+main()
+"""
+
+
+def run_two(folder: Path, body: str) -> tuple[list[int], list[str]]:
+    """Exit statuses and messages of two processes that run `body` together. The first one holds the store."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2", "HYDRA_FULL_ERROR": "0"}
+    (folder / "program.py").write_text(TWO_PROCESSES.format(body=body))
+    line = [sys.executable, str(folder / "program.py"), "hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none"]
+    processes = [
+        subprocess.Popen(line, cwd=folder, env=os.environ | shared | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
+        for rank in (0, 1)
+    ]
+    messages = [process.communicate(timeout=60)[1] for process in processes]
+    return [process.returncode for process in processes], messages
+
+
+@pytest.mark.slow
+def test_a_process_that_has_ended_is_not_waited_for(tmp_path: Path) -> None:
+    """The first one fails after the other one has done its part."""
+    body = "if rank == 1: return\n    time.sleep(1)\n    open('failed', 'w').close()\n    raise InputError('one broken image')"
+    statuses, messages = run_two(tmp_path, body)
+    assert time.time() - (tmp_path / "failed").stat().st_mtime < GRACE / 2
+    assert statuses == [2, 0] and messages[0].count("error: one broken image") == 1 and messages[1] == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["return", "os._exit(0)"])
+def test_an_error_after_the_first_process_has_ended_is_reported(tmp_path: Path, end: str) -> None:
+    statuses, messages = run_two(tmp_path, f"if rank == 0: {end}\n    time.sleep(3)\n    raise InputError('the cause')")
+    assert statuses == [0, 2] and messages[0] == ""
+    assert "error: the cause" in messages[1] and "out of memory" not in messages[1]
+
+
+@pytest.mark.slow
+def test_processes_that_end_one_after_the_other_print_nothing(tmp_path: Path) -> None:
+    assert run_two(tmp_path, "time.sleep(2 * rank)") == ([0, 0], ["", ""])
+
+
+@pytest.mark.slow
+def test_a_first_process_that_was_killed_is_reported(tmp_path: Path) -> None:
+    statuses, messages = run_two(tmp_path, "if rank == 0: os.kill(os.getpid(), signal.SIGKILL)\n    distributed.barrier()")
+    assert statuses == [-signal.SIGKILL, 2]
+    assert messages[1].count("error: ") == 1 and "it may have run out of memory" in messages[1]
 
 
 @pytest.mark.slow

@@ -160,7 +160,7 @@ def program(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
 
 def _report(error: Exception) -> None:
     """Print the sentence of an error and end the program; returns where there is no sentence, but a stack trace to show."""
-    if not ranks.first_to_fail():
+    if not ranks.first_to_fail(error):
         ranks.leave()
     said = None if os.environ.get("HYDRA_FULL_ERROR") == "1" else ranks.killed() or sentence(error)
     if said is None:

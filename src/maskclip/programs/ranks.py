@@ -18,10 +18,10 @@ from torch.distributed.distributed_c10d import _get_default_store
 from maskclip.files import discard_partials
 
 FAILED, ENDED = "maskclip/failed", "maskclip/ended"
-"""Counters in the store of the process group: processes that have failed, and processes that have ended because of it."""
+"""Counters in the store of the process group: processes that have failed, and processes that have ended or are about to."""
 POLL = 0.5
 GRACE = 10.0
-"""Seconds between two looks at the store, and how long the process that failed waits until all others have ended."""
+"""Seconds between two looks at the store, and how long a process waits until all others have ended."""
 
 _children: list[subprocess.Popen[bytes]] = []  # that Lightning started; empty under torchrun and SLURM
 _watcher: threading.Thread | None = None
@@ -52,25 +52,38 @@ def several() -> bool:
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
-def first_to_fail() -> bool:
-    """Whether no other process has failed before; if so, it is for this one to report its error."""
+def first_to_fail(error: Exception | None = None) -> bool:
+    """Whether no other process has failed before; if so, it is for this one to report its `error`."""
     _leaving.set()
     try:
         return not several() or _get_default_store().add(FAILED, 1) == 1
-    except RuntimeError:
+    except RuntimeError:  # the first process, which holds the store, has ended
+        if not _is_of_connection(error):
+            return True
         print("\nerror: the first process of this run has ended without a message; it may have run out of memory", file=sys.stderr)
         return False
+
+
+def _is_of_connection(error: Exception | None) -> bool:
+    """Whether an error says no more than that another process has ended. Those of gloo have no class of their own."""
+    return isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 def end(status: int) -> NoReturn:
     """End this process after the others, with an exit status. Of several, the others have ended or are stopped then."""
     if not several():
         sys.exit(status)
-    deadline, others = time.monotonic() + GRACE, distributed.get_world_size() - 1
     with suppress(RuntimeError):
-        while not killed() and _get_default_store().add(ENDED, 0) < others and time.monotonic() < deadline:
-            time.sleep(0.05)
+        _wait(distributed.get_world_size() - 1)
+        _get_default_store().add(ENDED, 1)
     _exit(status)
+
+
+def _wait(count: int) -> None:
+    """Wait until so many processes have ended, one was killed, or `GRACE` is over."""
+    deadline = time.monotonic() + GRACE
+    while not killed() and _get_default_store().add(ENDED, 0) < count and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def leave(status: int = 2) -> NoReturn:
@@ -81,11 +94,19 @@ def leave(status: int = 2) -> NoReturn:
 
 
 def release() -> None:
-    """Stop watching: this process has done its part, or ends on its own. Processes that it started and that run on are killed."""
+    """Stop watching: this process has done its part, or ends on its own. After an error, processes that it started are killed.
+
+    The first process, which holds the store, ends last: otherwise a late error of another one could not be reported.
+    """
     _leaving.set()
-    if several() and sys.exc_info()[0] is not None:
-        with suppress(RuntimeError):
-            _get_default_store().add(ENDED, 1)
+    if not several():
+        return
+    failed = sys.exc_info()[0] is not None
+    with suppress(RuntimeError):
+        _get_default_store().add(ENDED, 1)
+        if distributed.get_rank() == 0 and not failed:
+            _wait(distributed.get_world_size())
+    if failed:
         _kill_children()
 
 
