@@ -68,10 +68,25 @@ def test_linked_folders_are_visited_once(walk: Walk, tmp_path: Path) -> None:
     assert walk(albums)[0] == ["a.jpg", "album/deep/c.jpg", "real/b.jpg"]
 
 
-def test_a_folder_keeps_its_name_beside_links_to_it(tmp_path: Path) -> None:
+def test_a_folder_keeps_its_name_beside_links_to_it(walk: Walk, tmp_path: Path) -> None:
     photos = fill(tmp_path, "z/real/b.jpg")
     (photos / "a").symlink_to(photos / "z" / "real")
-    assert find_images(photos, LeftOut(), "input") == ["z/real/b.jpg"]
+    assert walk(photos)[0] == ["z/real/b.jpg"]
+
+
+def test_linked_folders_of_outputs_are_left_out(walk: Walk, tmp_path: Path) -> None:
+    record(fill(tmp_path / "out", "masks/cat.png"))
+    photos = fill(tmp_path / "photos", "cat.jpg")
+    (photos / "old").symlink_to(tmp_path / "out" / "masks")
+    images, left_out = walk(photos)
+    assert images == ["cat.jpg"] and any("old" in sentence for sentence in left_out.sentences())
+
+
+def test_a_link_to_a_folder_is_no_file(walk: Walk, tmp_path: Path) -> None:
+    fill(tmp_path, "cat.jpg", "notes/a.txt")
+    (tmp_path / "more.jpg").symlink_to(tmp_path / "notes")
+    images, left_out = walk(tmp_path)
+    assert images == ["cat.jpg"] and left_out.suffixes == {".txt": 1}
 
 
 def test_a_link_that_leads_nowhere_is_not_passed_over(walk: Walk, tmp_path: Path) -> None:

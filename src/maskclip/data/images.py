@@ -21,13 +21,13 @@ with suppress(ImportError):
 
     register_heif_opener()
 
-_FORMATS = {"AVIF", "BMP", "DIB", "GIF", "HEIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP"}
+_FORMATS = {"AVIF", "BMP", "DDS", "DIB", "GIF", "HEIF", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF", "WEBP"}
 """What cameras, scanners and drawing programs write; Pillow's other formats are icons, documents and scientific containers."""
 
 IMAGE_SUFFIXES = frozenset(
     suffix
     for suffix, name in Image.registered_extensions().items()
-    if name in _FORMATS and suffix not in (".icb", ".vda", ".vst")  # rarely TGA, mostly files of other programs
+    if name in _FORMATS and suffix not in (".icb", ".vda", ".vst", ".bw", ".rgb", ".rgba")  # mostly files of other programs
 )
 """Suffixes (lower case) of the images that this installation can read; `.avif` and `.heic` depend on it."""
 
@@ -35,7 +35,7 @@ PAGED_SUFFIXES = IMAGE_SUFFIXES & {".tif", ".tiff", ".gif", ".webp", ".png", ".a
 """Suffixes of the files that may hold several images."""
 
 _REMEDIES = {
-    "pip install 'maskclip[heic]'": ".heic .heics .heif .heifs .hif",
+    "pip install pillow-heif": ".heic .heics .heif .heifs .hif",
     "pip install -U 'pillow>=11.3'": ".avif .avifs",
     "develop the raw files to JPEG or TIFF": (
         ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .iiq .kdc .mrw .nef .nrw .orf .pef .raf .raw .rw2 .sr2 .srf .srw .x3f"
@@ -43,7 +43,7 @@ _REMEDIES = {
     "render the drawings to PNG": ".ai .cdr .eps .emf .svg .svgz .wmf",
     "export the projects as PNG": ".afphoto .clip .kra .psb .psd .xcf",
     "convert the files to PNG or TIFF": (
-        ".czi .dcm .dds .djvu .exr .fit .fits .hdr .jxl .jxr .lif .mrxs .nd2 .ndpi .pcd .pcx .sgi .svs .tga .vsi .wdp .webp .xbm .xpm"
+        ".czi .dcm .djvu .exr .fit .fits .hdr .jxl .jxr .lif .mrxs .nd2 .ndpi .pcd .svs .vsi .wdp .webp .xbm .xpm"
     ),
 }
 KNOWN_UNREADABLE = {suffix: remedy for remedy, suffixes in _REMEDIES.items() for suffix in suffixes.split() if suffix not in IMAGE_SUFFIXES}

@@ -89,15 +89,23 @@ def match_images(pattern: str, left_out: LeftOut, key: str) -> tuple[Path, list[
         if folder and not ((in_parent := shown(parent)) and in_parent(name)):
             return None
         place = os.path.join(root, folder)  # noqa: PTH118
+        if _is_link_to_outputs(place, left_out):
+            return None
         return _shown_in(place, left_out) if visited.setdefault(os.path.realpath(place), folder) == folder else None
 
+    @cache
+    def is_linked(folder: str) -> bool:
+        """Whether a folder below `root` is a link or lies in one."""
+        return folder != "" and (os.path.islink(os.path.join(root, folder)) or is_linked(os.path.dirname(folder)))  # noqa: PTH114, PTH118, PTH120
+
+    matches = [os.path.relpath(path, root) for path in glob.iglob(str(Path(pattern)), recursive=True)]  # noqa: PTH207
     files = []
-    for path in sorted(glob.iglob(str(Path(pattern)), recursive=True)):  # noqa: PTH207
-        relative = os.path.relpath(path, root)
+    for relative in sorted(matches, key=lambda match: (is_linked(os.path.dirname(match)), match)):  # noqa: PTH120
+        path = os.path.join(root, relative)  # noqa: PTH118
         in_folder = shown(os.path.dirname(relative))  # noqa: PTH120
         if in_folder and in_folder(os.path.basename(path)) and _is_file(path):  # noqa: PTH119
             files.append(relative)
-    return root, _images(files, left_out)
+    return root, _images(sorted(files), left_out)
 
 
 def _visit(root: str, left_out: LeftOut) -> Iterator[tuple[str, list[str]]]:
@@ -112,7 +120,8 @@ def _visit(root: str, left_out: LeftOut) -> Iterator[tuple[str, list[str]]]:
             visited.add(real)
             shown = _shown_in(place, left_out)
             folders[:] = sorted(filter(shown, folders))
-            waiting += [path for name in folders if os.path.islink(path := os.path.join(place, name))]  # noqa: PTH114, PTH118
+            links = [path for name in folders if os.path.islink(path := os.path.join(place, name))]  # noqa: PTH114, PTH118
+            waiting += [path for path in links if not _is_link_to_outputs(path, left_out)]
             yield place, [name for name in filter(shown, files) if _is_file(os.path.join(place, name))]  # noqa: PTH118
 
 
@@ -142,15 +151,28 @@ def _contains(path: str, mark: str) -> bool:
 
 
 def _check_root(root: Path, key: str) -> None:
-    inner = root.resolve()
-    for outer in inner.parents:
-        if (name := inner.relative_to(outer).parts[0]) in _outputs_in(str(outer)):
-            raise InputError(f"{root} ({key}) holds outputs of an earlier run ({outer / name}): give the folder of the original images")
+    if outputs := _outputs_above(root):
+        raise InputError(f"{root} ({key}) holds outputs of an earlier run ({outputs}): give the folder of the original images")
+
+
+def _outputs_above(folder: Path) -> Path | None:
+    """The outputs of an earlier run that a folder is or lies in."""
+    inner = folder.resolve()
+    paths = (outer / inner.relative_to(outer).parts[0] for outer in inner.parents)
+    return next((path for path in paths if path.name in _outputs_in(str(path.parent))), None)
+
+
+def _is_link_to_outputs(folder: str, left_out: LeftOut) -> bool:
+    """Whether a folder is a link to outputs of an earlier run, which is noted in `left_out`."""
+    is_one = os.path.islink(folder) and _outputs_above(Path(folder)) is not None  # noqa: PTH114
+    if is_one:
+        left_out.outputs.append(folder)
+    return is_one
 
 
 def _is_file(path: str) -> bool:
-    """A link that leads nowhere is one: reading it gives an error, and leaving it out would give none."""
-    return os.path.isfile(path) or os.path.islink(path)  # noqa: PTH113, PTH114
+    """Whether a path is a file or a link that leads nowhere: reading that gives an error, and leaving it out would give none."""
+    return os.path.isfile(path) or (os.path.islink(path) and not os.path.exists(path))  # noqa: PTH110, PTH113, PTH114
 
 
 def _images(files: Iterable[str], left_out: LeftOut) -> list[str]:

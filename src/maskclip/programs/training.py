@@ -79,7 +79,8 @@ def train_student(cfg: DictConfig, output: Path) -> tuple[Card | None, Student]:
     data: SegmentationData = build(cfg.data, classes=vocabulary)
     names = data.dataset("train").names
     for split in dict.fromkeys(("val", data.split)):
-        data.dataset(split)
+        if data.pattern("masks", split) is not None:  # else there is nothing to score
+            data.dataset(split)
     resume = checkpoint_to_resume(cfg.resume)
     teacher = build(cfg.teacher, classes=vocabulary)
     task = build(
