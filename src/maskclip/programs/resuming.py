@@ -13,7 +13,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_only
 
 from maskclip.errors import InputError
-from maskclip.files import write_json
+from maskclip.files import check_readable, write_json
 from maskclip.protocol import Protocol
 from maskclip.tasks import MaskCLIPPlus
 from maskclip.tasks.maskclip_plus import steps_of
@@ -50,6 +50,7 @@ def check_resumable(task: MaskCLIPPlus, checkpoint: str, names: Sequence[str] = 
 
     `trainer.max_steps` may be larger than before; what that does to the schedule is printed.
     """
+    check_readable(Path(checkpoint), "resume")
     try:  # mapped: the weights and the state of the optimiser are not read
         content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
         stored, step = content["hyper_parameters"], content.get("global_step", 0)
