@@ -72,7 +72,7 @@ def test_eval_writes_a_card_a_table_and_pictures(tmp_path: Path, textures_root: 
     assert "mIoU" in result.stdout and "brick wall" in result.stdout
     card = json.loads((tmp_path / "out" / "results.json").read_text())
     needed = "method data miou iou pixel_accuracy seen unseen harmonic images seconds device"
-    needed += " weights_sha256 classes words words_of protocol config versions commit"
+    needed += " confusion_sha256 weights_sha256 classes words words_of protocol config versions commit"
     assert set(needed.split()) <= set(card)
     assert card["images"] == 5 and card["data"] == "textures" and len(card["iou"]) == 13
     assert card["config"]["model"]["architecture"] == "maskclip-tiny" and card["words_of"] == "own"

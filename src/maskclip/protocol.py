@@ -136,10 +136,5 @@ class Protocol:
         """Twelve hexadecimal digits, equal for two protocols with the same `settings` (the start of their SHA-256)."""
         return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:12]
 
-    def differences(self, other: Protocol) -> dict[str, tuple[Any, Any]]:
-        """The `settings` in which two protocols differ, each with the value of this one and that of `other`."""
-        theirs = other.settings
-        return {name: (value, theirs.get(name)) for name, value in self.settings.items() if value != theirs.get(name)}
-
 
 NATIVE = Protocol()

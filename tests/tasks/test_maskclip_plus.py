@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 from multiprocessing import get_context
 from pathlib import Path
@@ -378,6 +380,18 @@ def test_a_checkpoint_is_checked_without_reading_its_tensors(tiny: MaskCLIP, tmp
     monkeypatch.setattr(torch, "load", lambda *given, **options: (mapped.append(options["mmap"]), load(*given, **options))[1])
     check_resumable(make_task(tiny), write_checkpoint(tmp_path / "a.ckpt", make_task(tiny)))
     assert mapped == [True]
+
+
+def test_a_checkpoint_without_permission_is_no_broken_one(tiny: MaskCLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = write_checkpoint(tmp_path / "a.ckpt", make_task(tiny))
+
+    def refuse(*_: Any, **__: Any) -> None:  # root may read everything
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), checkpoint)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(torch, "load", refuse)
+    with pytest.raises(InputError, match=rf"cannot read {checkpoint} \(resume\): Permission denied"):
+        check_resumable(make_task(tiny), checkpoint)
 
 
 @pytest.mark.parametrize(

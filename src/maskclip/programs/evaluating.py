@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from maskclip.acceleration import accelerate
 from maskclip.callbacks import SavePictures, StepProgressBar
 from maskclip.data.datamodule import SegmentationData
 from maskclip.errors import InputError
-from maskclip.files import json_text, replacing
+from maskclip.files import write_bytes, write_json
 from maskclip.inference import Segmenter
 from maskclip.metrics import scores
 from maskclip.programs.common import Card, build, build_trainer, check_precision, check_run, plain, recorded, words_of, words_table
@@ -92,11 +94,20 @@ def evaluate_model(cfg: DictConfig, model: Segmenter, data: SegmentationData, ou
         **more,
     }
     if trainer.is_global_zero:
-        with replacing(output / "confusion.npy") as counts, replacing(output / "results.json") as described:
-            with counts.open("wb") as stream:
-                np.save(stream, task.counts.numpy())
-            described.write_text(json_text(card), encoding="utf-8", errors="surrogateescape")
+        write_results(output, card, task.counts.numpy())
     return card
+
+
+def write_results(output: Path, card: Card, counts: np.ndarray) -> None:
+    """Write confusion.npy, then results.json, and add `confusion_sha256`, the SHA-256 of the first file, to the card.
+
+    A kill between the two leaves a new matrix beside an old card, whose fingerprint is then another one.
+    """
+    stream = io.BytesIO()
+    np.save(stream, counts)
+    card["confusion_sha256"] = hashlib.sha256(stream.getvalue()).hexdigest()
+    write_bytes(output / "confusion.npy", stream.getvalue())
+    write_json(output / "results.json", card)
 
 
 @rank_zero_only

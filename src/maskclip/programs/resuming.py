@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from pytorch_lightning.utilities import rank_zero_only
 
+from maskclip.changes import changed_keys, changes
 from maskclip.errors import InputError
-from maskclip.files import write_json
+from maskclip.files import check_readable, write_json
 from maskclip.protocol import Protocol
 from maskclip.tasks import MaskCLIPPlus
 from maskclip.tasks.maskclip_plus import steps_of
@@ -50,6 +51,7 @@ def check_resumable(task: MaskCLIPPlus, checkpoint: str, names: Sequence[str] = 
 
     `trainer.max_steps` may be larger than before; what that does to the schedule is printed.
     """
+    check_readable(Path(checkpoint), "resume")
     try:  # mapped: the weights and the state of the optimiser are not read
         content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
         stored, step = content["hyper_parameters"], content.get("global_step", 0)
@@ -57,20 +59,19 @@ def check_resumable(task: MaskCLIPPlus, checkpoint: str, names: Sequence[str] = 
         raise InputError(f"{checkpoint} is not a checkpoint of src/train.py ({type(cause).__name__})") from cause
     defaults = {name: parameter.default for name, parameter in signature(type(task)).parameters.items()}  # of keys that came later
     before, now = {**defaults, **stored}, dict(task.hparams)
-    if changed := differences(before, now):
+    if changed := _changes(before, now):
         raise InputError(
-            f"{checkpoint} was trained with other settings ({'; '.join(changed)}); "
-            "resume with the experiment and overrides of the run that wrote it"
+            f"{checkpoint} was trained with other settings ({changed}); resume with the experiment and overrides of the run that wrote it"
         )
     _check_images(checkpoint, (before["run"] or {}).get("images"), (now["run"] or {}).get("images"), names)
     _check_length(before, now, step)
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """The settings in which the hyper-parameters of two tasks differ, each with both values; those of images and length excepted."""
     old, new = _flat(before), _flat(now)
-    keys = [key for key in old | new if key in old or not key.startswith(("data.", "teacher."))]  # what older runs did not record
-    return [f"{key} was {_brief(old.get(key))}, is {_brief(new.get(key))}" for key in keys if old.get(key) != new.get(key)]
+    recorded = [key for key in changed_keys(old, new) if key in old or not key.startswith(("data.", "teacher."))]  # by older runs too
+    return changes(recorded, old, new)
 
 
 def _flat(hparams: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,11 +91,6 @@ def _flat(hparams: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{group}.{key}": value for group, values in groups.items() for key, value in values.items()}
 
 
-def _brief(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
 def _check_images(checkpoint: str, before: Mapping[str, Any] | None, now: Mapping[str, Any] | None, names: Sequence[str]) -> None:
     if before is None or now is None or before == now:
         return
@@ -107,7 +103,7 @@ def _check_images(checkpoint: str, before: Mapping[str, Any] | None, now: Mappin
         parts = ["the same names in another order"]
     raise InputError(
         f"{checkpoint} was trained on {before['count']} images, now there are {now['count']}"
-        f" ({'; '.join(parts) or 'with other names'}): restore the training images (data.root, data.train), or train anew without resume"
+        f" ({'; '.join(parts) or 'with other names'}): restore the training images (data.root, data.train), or run without resume"
     )
 
 

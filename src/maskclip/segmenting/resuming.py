@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from maskclip.changes import changed_keys, changes
 from maskclip.errors import InputError
 from maskclip.files import remove_stale, write_json, writing
 from maskclip.segmenting.inputs import BROKEN, Picture
@@ -42,7 +43,7 @@ def prepare(outputs: Outputs, pictures: Sequence[Picture], settings: Mapping[str
     a kill at any moment leaves none that is of something else. `overwrite` removes the outputs of all earlier runs first.
     Raises `InputError` if the outputs there were made with other settings or of other pictures, or not by this program.
     """
-    folder, told = outputs.folder, json.loads(json.dumps(settings))  # as a record has them: tuples are lists there
+    folder, recorded = outputs.folder, json.loads(json.dumps(settings))  # tuples become lists, as in the record of an earlier run
     folder.mkdir(parents=True, exist_ok=True)
     used = any(_outputs_in(folder))  # before the record is read: whoever writes outputs has written it
     record = _read(folder / RECORD)
@@ -55,15 +56,15 @@ def prepare(outputs: Outputs, pictures: Sequence[Picture], settings: Mapping[str
         record = None
     remove_stale(folder)
     if record is not None:
-        _check_settings(folder, record, told)
-        told["top"] = told.get("top") or record["settings"].get("top")
+        _check_settings(folder, record, recorded)
+        recorded["top"] = recorded.get("top") or record["settings"].get("top")
     known = _sources(folder / SOURCES)
     sources = {picture.name: _source(picture) for picture in pictures}
     for name, source in sources.items():
         if source is not None:
             _remove_others(outputs, name, source, known.get(name))
     todo = [picture for picture in pictures if sources[picture.name] is None or not _is_complete(outputs, picture.name)]
-    write_json(folder / RECORD, {"format": FORMAT, "settings": told})
+    write_json(folder / RECORD, {"format": FORMAT, "settings": recorded})
     outputs.write_legend()
     _remember(folder / SOURCES, {name: source for name, source in sources.items() if source is not None and source != known.get(name)})
     return todo
@@ -101,19 +102,13 @@ def _check_settings(folder: Path, record: dict[str, Any], now: dict[str, Any]) -
         raise InputError(f"{folder} has outputs of another version of this program, which gave them other names: {remedy}")
     if before is None:
         raise InputError(f"{folder} was about to be done anew (overwrite=true) when the run was killed: say overwrite=true again")
-    differ = [key for key in before | now if before.get(key) != now.get(key)]
+    differ = changed_keys(before, now)
     if None in (before.get("top"), now.get("top")):  # one of the runs does without
         differ = [key for key in differ if key != "top"]
     if "classes.names" in differ:  # what follows from the names need not be said
         differ = [key for key in differ if key not in ("classes.prompts", "classes.palette", "model.text_sha256")]
     if differ:
-        said = "; ".join(f"{key} was {_brief(before.get(key))}, is {_brief(now.get(key))}" for key in differ)
-        raise InputError(f"{folder} has outputs of other settings ({said}): {remedy}")
-
-
-def _brief(value: Any) -> str:
-    text = "null" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+        raise InputError(f"{folder} has outputs of other settings ({changes(differ, before, now)}): {remedy}")
 
 
 def _sources(path: Path) -> dict[str, Source]:
