@@ -167,3 +167,10 @@ def test_what_an_encoder_cannot_do_is_not_the_disks_fault(tmp_path: Path) -> Non
 def test_what_goes_wrong_in_writing_is_a_sentence(number: int, said: str) -> None:
     with pytest.raises(InputError, match=said), writing(Path("a.png")):
         raise OSError(number, os.strerror(number))
+
+
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("cat")
+    with pytest.raises(InputError, match=r"cannot write .*words\.txt/x\.pt: .*words\.txt is a file, not a folder"):
+        write_text(tmp_path / "words.txt" / "x.pt", "")
+    assert (tmp_path / "words.txt").read_text() == "cat"

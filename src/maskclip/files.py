@@ -113,8 +113,17 @@ def writing(path: Path) -> Iterator[None]:
         cause = error.__context__ if isinstance(error, RuntimeError) else error
         if not isinstance(cause, OSError) or cause.errno is None:
             raise
-        why = f"the disk is full, at {path}: free some space and run again"
-        raise InputError(why if is_full(cause) else f"cannot write {path}: {cause.strerror}") from cause
+        raise InputError(_reason(path, cause)) from cause
+
+
+def _reason(path: Path, cause: OSError) -> str:
+    """Why `path` cannot be written, as a sentence."""
+    if is_full(cause):
+        return f"the disk is full, at {path}: free some space and run again"
+    file = next((place for place in (path, *path.parents) if place.is_file()), None)
+    if file is not None and cause.errno in (errno.EEXIST, errno.ENOTDIR):
+        return f"cannot write {path}: {file} is a file, not a folder"
+    return f"cannot write {path}: {cause.strerror}"
 
 
 def is_full(error: OSError) -> bool:

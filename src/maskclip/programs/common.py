@@ -95,6 +95,8 @@ class RunFolder(Callback):
                     with tempfile.TemporaryFile(dir=folder) as file:
                         file.write(bytes(1 << 16))
         except InputError as error:
+            if os.environ.get("HYDRA_FULL_ERROR") == "1":
+                raise
             print(f"error: {error}; another place is chosen by paths.outputs=/path/to/folder", file=sys.stderr)
             sys.exit(2)
 
@@ -202,6 +204,8 @@ def words_of(cfg: DictConfig) -> Card:
     Warns if the group `words` names a set of words that has no table for these classes. Raises `InputError` if it has one
     that would replace prompts of the user.
     """
+    if "words" not in cfg:
+        raise InputError("the group words was removed (~words): use words=own for the words of the classes themselves")
     classes = plain(cfg.classes)
     if isinstance(classes["names"], str):
         names, prompts = read_words(Path(classes["names"]))

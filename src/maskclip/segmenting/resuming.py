@@ -44,7 +44,8 @@ def prepare(outputs: Outputs, pictures: Sequence[Picture], settings: Mapping[str
     Raises `InputError` if the outputs there were made with other settings or of other pictures, or not by this program.
     """
     folder, recorded = outputs.folder, json.loads(json.dumps(settings))  # tuples become lists, as in the record of an earlier run
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     used = any(_outputs_in(folder))  # before the record is read: whoever writes outputs has written it
     record = _read(folder / RECORD)
     if used and record is None:
