@@ -179,6 +179,15 @@ def check_readable(path: Path, key: str) -> None:
         raise InputError(f"cannot read {path} ({key}): {cause.strerror}") from cause
 
 
+def quoted(path: Path) -> str:
+    """A path as the value of a setting in a command line, for messages: quoted for Hydra's parser and the shell if they need it."""
+    text = str(path)
+    if not re.fullmatch(r"[\w./-]*[A-Za-z_/][\w./-]*", text, re.ASCII):
+        escaped = re.sub(r'(\\*)("|$)', lambda match: 2 * match[1] + ('\\"' if match[2] else ""), text)
+        text = f'"{escaped}"'
+    return shlex.quote(text)
+
+
 def _other_encoding(path: Path, key: str, why: str) -> InputError:
     shown = shlex.quote(str(path))
     return InputError(

@@ -164,15 +164,15 @@ def _report(error: Exception) -> None:
     """Print the sentence of an error and end the program; returns where there is no sentence, but a stack trace to show."""
     if not ranks.first_to_fail(error):
         ranks.leave()
-    said = None if os.environ.get("HYDRA_FULL_ERROR") == "1" else ranks.killed() or sentence(error)
-    if said is None:
+    message = None if os.environ.get("HYDRA_FULL_ERROR") == "1" else ranks.killed() or sentence(error)
+    if message is None:
         if ranks.several():
             traceback.print_exc()
             ranks.end(1)
         return
     if HydraConfig.get().mode == RunMode.MULTIRUN and not ranks.several():
-        raise CompactHydraException(f"error: {said}") from None
-    print(f"\nerror: {said}", file=sys.stderr)  # below a progress bar that was cut short
+        raise CompactHydraException(f"error: {message}") from None
+    print(f"\nerror: {message}", file=sys.stderr)  # below a progress bar that was cut short
     ranks.end(2)
 
 
@@ -261,7 +261,7 @@ def build(node: Any, **objects: Any) -> Any:
 def build_trainer(cfg: DictConfig, patience: timedelta = default_pg_timeout, **options: Any) -> pl.Trainer:
     """The trainer of a config; over several processes, each waits for the others for so long.
 
-    With `sync_batchnorm` null, batch statistics are synchronised over several GPUs, however they are asked for.
+    With `sync_batchnorm` null, batch statistics are synchronised if the run has several GPUs.
     Over several processes, buffers are not broadcast before each forward pass: in validation one process may have an
     image more than another and would wait for ever. The tasks share them when it matters.
     """

@@ -56,9 +56,9 @@ class Outputs:
     features: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.soft, str) or (strangers := [name for name in self.soft if name not in SOFT]):
-            said = self.soft if isinstance(self.soft, str) else strangers[0]
-            raise InputError(f"soft={said}: give a list of some of {', '.join(SOFT)}, as in 'soft=[{SOFT[0]}]'")
+        unknown = [self.soft] if isinstance(self.soft, str) else [name for name in self.soft if name not in SOFT]
+        if unknown:
+            raise InputError(f"soft={unknown[0]}: give a list of some of {', '.join(SOFT)}, as in 'soft=[{SOFT[0]}]'")
         for name in ("masks", "overlays", "features"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name}={getattr(self, name)}: give true or false")

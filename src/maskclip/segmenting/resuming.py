@@ -106,7 +106,7 @@ def _check_settings(folder: Path, record: dict[str, Any], now: dict[str, Any]) -
     differ = changed_keys(before, now)
     if None in (before.get("top"), now.get("top")):  # one of the runs does without
         differ = [key for key in differ if key != "top"]
-    if "classes.names" in differ:  # what follows from the names need not be said
+    if "classes.names" in differ:  # these follow from the names
         differ = [key for key in differ if key not in ("classes.prompts", "classes.palette", "model.text_sha256")]
     if differ:
         raise InputError(f"{folder} has outputs of other settings ({changes(differ, before, now)}): {remedy}")
