@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import stat
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from full_disk import no_room
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from models.test_student import student as make_student
 from PIL import Image
 
@@ -25,7 +27,7 @@ from maskclip import InputError, Vocabulary
 from maskclip.callbacks import AtomicCheckpoints
 from maskclip.clip.tiny import save_weights
 from maskclip.data.images import write_atomically
-from maskclip.files import HOST, discard_partials, remove_stale, replacing, write_bytes, write_json, write_text, writing
+from maskclip.files import HOST, discard_partials, quoted, remove_stale, replacing, write_bytes, write_json, write_text, writing
 from maskclip.prompts import save_text
 from maskclip.segmenting.outputs import write_arrays
 
@@ -162,8 +164,27 @@ def test_what_an_encoder_cannot_do_is_not_the_disks_fault(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
+    "path",
+    ["runs/a-1.ckpt", "/my photos [2]/{a}", "it's", 'a"b', "a\\", 'a\\"b', "123", "ü/a,b", "a=b", "*.jpg", "~/a", "a #b", "$HOME"],
+)
+def test_paths_in_messages_can_be_pasted(path: str) -> None:
+    """The shell and Hydra's parser give the path back."""
+    (word,) = shlex.split(f"model.checkpoint={quoted(Path(path))}")
+    override = OverridesParser.create().parse_override(word)
+    assert (override.key_or_group, override.value()) == ("model.checkpoint", path)
+    assert quoted(Path("runs/a-1")) == "runs/a-1"
+
+
+@pytest.mark.parametrize(
     ("number", "said"), [(errno.ENOSPC, "the disk is full, at a.png"), (errno.EACCES, "cannot write a.png: Permission")]
 )
 def test_what_goes_wrong_in_writing_is_a_sentence(number: int, said: str) -> None:
     with pytest.raises(InputError, match=said), writing(Path("a.png")):
         raise OSError(number, os.strerror(number))
+
+
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("cat")
+    with pytest.raises(InputError, match=r"cannot write .*words\.txt/x\.pt: .*words\.txt is a file, not a folder"):
+        write_text(tmp_path / "words.txt" / "x.pt", "")
+    assert (tmp_path / "words.txt").read_text() == "cat"

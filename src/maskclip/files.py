@@ -113,8 +113,17 @@ def writing(path: Path) -> Iterator[None]:
         cause = error.__context__ if isinstance(error, RuntimeError) else error
         if not isinstance(cause, OSError) or cause.errno is None:
             raise
-        why = f"the disk is full, at {path}: free some space and run again"
-        raise InputError(why if is_full(cause) else f"cannot write {path}: {cause.strerror}") from cause
+        raise InputError(_reason(path, cause)) from cause
+
+
+def _reason(path: Path, cause: OSError) -> str:
+    """Why `path` cannot be written, as a sentence."""
+    if is_full(cause):
+        return f"the disk is full, at {path}: free some space and run again"
+    file = next((place for place in (path, *path.parents) if place.is_file()), None)
+    if file is not None and cause.errno in (errno.EEXIST, errno.ENOTDIR):
+        return f"cannot write {path}: {file} is a file, not a folder"
+    return f"cannot write {path}: {cause.strerror}"
 
 
 def is_full(error: OSError) -> bool:
@@ -168,6 +177,15 @@ def check_readable(path: Path, key: str) -> None:
         path.open("rb").close()
     except OSError as cause:
         raise InputError(f"cannot read {path} ({key}): {cause.strerror}") from cause
+
+
+def quoted(path: Path) -> str:
+    """A path as the value of a setting in a command line, for messages: quoted for Hydra's parser and the shell if they need it."""
+    text = str(path)
+    if not re.fullmatch(r"[\w./-]*[A-Za-z_/][\w./-]*", text, re.ASCII):
+        escaped = re.sub(r'(\\*)("|$)', lambda match: 2 * match[1] + ('\\"' if match[2] else ""), text)
+        text = f'"{escaped}"'
+    return shlex.quote(text)
 
 
 def _other_encoding(path: Path, key: str, why: str) -> InputError:

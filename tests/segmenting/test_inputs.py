@@ -115,6 +115,15 @@ def test_two_pictures_for_one_place(tmp_path: Path) -> None:
     assert names(tmp_path) == ["one/a.jpg", "two/a.jpg"]
 
 
+def test_an_output_that_is_the_input_is_refused_with_a_remedy_to_paste(tmp_path: Path) -> None:
+    folder = tmp_path / "my photos [2]"
+    folder.mkdir()
+    Image.new("L", (4, 4)).save(folder / "a.png")
+    with pytest.raises(InputError, match="is a folder of the input") as error:
+        find_pictures([str(folder)], folder)
+    assert str(error.value).endswith(f"""such as output='"{folder}/segmented"'""")
+
+
 def test_an_output_folder_below_the_input_does_not_hide_images(photos: Path) -> None:
     assert names(photos, output=photos / "sub dir") == names(photos)
     with pytest.raises(InputError, match="is a folder of the input"):

@@ -89,7 +89,7 @@ NAMES = {True: "QuickGELU", False: "GELU"}
 
 
 def _check_activation(architecture: str, weights: str, quick: bool | None) -> None:
-    """Refuse weights trained with the other activation, of which open_clip only warns. None: warn that nobody knows."""
+    """Refuse weights trained with the other activation; open_clip only warns. Warns if it is unknown (`quick` is None)."""
     computes, twin = computes_quick_gelu(architecture), twin_of(architecture)
     if quick is None:
         warnings.warn(

@@ -114,7 +114,7 @@ def _gaussian(size: int, sigma: float, like: Tensor) -> Tensor:
 class Strategy:
     """A reading of the last `depth` blocks: Z = [X +] O mix, and, with `mlp`, Z + M(Z).
 
-    With `depth` above 1 the blocks run as ever, and Z gathers what the mix reads in each of them. `antialias`: position
+    With `depth` above 1 the blocks compute what CLIP's do, and Z gathers what the mix reads in each of them. `antialias`: position
     embeddings are resized with antialiasing, as in the authors' code.
     """
 

@@ -50,6 +50,8 @@ def _top_of_16_bits(levels: np.ndarray, tags: Any, image: Image.Image) -> float:
 
 def _announced_range(levels: np.ndarray, image: Image.Image) -> tuple[float, float]:
     low, high = grey_range(levels)
+    if high == np.nextafter(np.float32(low), np.float32(np.inf)):
+        return low, high  # one level: there is nothing to tell
     warn_once(
         "grey range",
         f"{_name(image)} has {'floating-point' if image.mode == 'F' else '32-bit'} grey levels, a format without a fixed white: "

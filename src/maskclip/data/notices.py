@@ -7,7 +7,7 @@ import mmap
 
 logger = logging.getLogger("maskclip.data")
 
-KINDS = ("profile", "grey range", "dark", "turned")
+KINDS = ("profile", "grey range", "dark", "turned", "overlay")
 _issued = mmap.mmap(-1, len(KINDS))  # anonymous memory is shared with forked processes, such as the loader's workers
 
 

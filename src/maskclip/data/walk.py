@@ -15,7 +15,8 @@ from maskclip.data.images import IMAGE_SUFFIXES, KNOWN_UNREADABLE
 from maskclip.errors import InputError
 
 RECORDS = (
-    ("segment.json", '"settings"', ("masks", "overlays", "confidence", "margin", "entropy", "top", "features", "legend.png")),
+    ("segment.json", '"settings"', ("masks", "overlays", "confidence", "margin", "entropy", "top", "features")),
+    ("segment.json", '"settings"', ("legend.png", "legend.json", "segment.json", "sources.jsonl", "broken.txt")),
     (".hydra/config.yaml", "maskclip", ("checkpoints", "crops", "pictures", "wandb")),
     ("results.json", '"protocol_hash"', ("checkpoints", "crops", "pictures", "wandb")),
     ("summary.json", '"harmonic"', ("overview.png",)),

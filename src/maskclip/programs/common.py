@@ -95,6 +95,8 @@ class RunFolder(Callback):
                     with tempfile.TemporaryFile(dir=folder) as file:
                         file.write(bytes(1 << 16))
         except InputError as error:
+            if os.environ.get("HYDRA_FULL_ERROR") == "1":
+                raise
             print(f"error: {error}; another place is chosen by paths.outputs=/path/to/folder", file=sys.stderr)
             sys.exit(2)
 
@@ -162,15 +164,15 @@ def _report(error: Exception) -> None:
     """Print the sentence of an error and end the program; returns where there is no sentence, but a stack trace to show."""
     if not ranks.first_to_fail(error):
         ranks.leave()
-    said = None if os.environ.get("HYDRA_FULL_ERROR") == "1" else ranks.killed() or sentence(error)
-    if said is None:
+    message = None if os.environ.get("HYDRA_FULL_ERROR") == "1" else ranks.killed() or sentence(error)
+    if message is None:
         if ranks.several():
             traceback.print_exc()
             ranks.end(1)
         return
     if HydraConfig.get().mode == RunMode.MULTIRUN and not ranks.several():
-        raise CompactHydraException(f"error: {said}") from None
-    print(f"\nerror: {said}", file=sys.stderr)  # below a progress bar that was cut short
+        raise CompactHydraException(f"error: {message}") from None
+    print(f"\nerror: {message}", file=sys.stderr)  # below a progress bar that was cut short
     ranks.end(2)
 
 
@@ -202,6 +204,8 @@ def words_of(cfg: DictConfig) -> Card:
     Warns if the group `words` names a set of words that has no table for these classes. Raises `InputError` if it has one
     that would replace prompts of the user.
     """
+    if "words" not in cfg:
+        raise InputError("the group words was removed (~words): use words=own for the words of the classes themselves")
     classes = plain(cfg.classes)
     if isinstance(classes["names"], str):
         names, prompts = read_words(Path(classes["names"]))
@@ -257,7 +261,7 @@ def build(node: Any, **objects: Any) -> Any:
 def build_trainer(cfg: DictConfig, patience: timedelta = default_pg_timeout, **options: Any) -> pl.Trainer:
     """The trainer of a config; over several processes, each waits for the others for so long.
 
-    With `sync_batchnorm` null, batch statistics are synchronised over several GPUs, however they are asked for.
+    With `sync_batchnorm` null, batch statistics are synchronised if the run has several GPUs.
     Over several processes, buffers are not broadcast before each forward pass: in validation one process may have an
     image more than another and would wait for ever. The tasks share them when it matters.
     """

@@ -47,7 +47,7 @@ def evaluate(cfg: DictConfig) -> float:
     data: SegmentationData = build(cfg.data, classes=vocabulary)
     if data.pattern("masks", data.split) is None:
         raise InputError("there is nothing to score without masks (data.masks); src/segment.py writes label maps")
-    data.dataset(data.split).with_options(**data.spoiled)  # a missing data set is said before a model is loaded
+    data.dataset(data.split).with_options(**data.spoiled)  # raises an error for a missing data set before the model is loaded
     model = accelerate(build(cfg.model, classes=vocabulary), **plain(cfg.inference))
     output = Path(cfg.paths.output)
     with run_logger(cfg) as logger:
@@ -121,5 +121,5 @@ def report(card: Card, output: Path) -> None:
         f"{card['images']} images of {card['data']} in {card['seconds']:.1f} s on {card['device']}; protocol {card['protocol_hash']}; "
         f"card: {output / 'results.json'}"
     )
-    if said := LABELS.get(card["provenance"].get("labels")):
-        print(said)
+    if caveat := LABELS.get(card["provenance"].get("labels")):
+        print(caveat)

@@ -14,7 +14,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from maskclip.callbacks import AtomicCheckpoints, Pace
 from maskclip.checks import is_count, is_number, require
 from maskclip.data.datamodule import SegmentationData
-from maskclip.files import remove_stale
+from maskclip.files import quoted, remove_stale
 from maskclip.models.student import Student, load_student
 from maskclip.programs.common import Card, build, build_trainer, check_run, plain, words_of
 from maskclip.programs.evaluating import evaluate_model, report
@@ -33,10 +33,10 @@ def train(cfg: DictConfig) -> float | None:
     output = Path(cfg.paths.output)
     card, _ = train_student(cfg, output)
     if card is None:
-        checkpoint = output / "checkpoints" / "last.ckpt"
+        checkpoint = quoted(output / "checkpoints" / "last.ckpt")
         rank_zero_only(print)(
-            f"No masks, so nothing is scored. To use the student:\n  python src/segment.py model=student model.checkpoint={checkpoint} "
-            "input=photos/"
+            "No masks, so nothing is scored. To use the student:\n"
+            f"  python src/segment.py model=student model.checkpoint={checkpoint} input=photos/"
         )
         return None
     report(card, output)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from maskclip.data.images import page_count
 from maskclip.data.walk import LeftOut, find_images, match_images
 from maskclip.errors import InputError
-from maskclip.files import read_text, write_text
+from maskclip.files import quoted, read_text, write_text
 
 BROKEN = "broken.txt"
 
@@ -84,7 +84,7 @@ def _pictures_of(source: Path, output: Path, left_out: LeftOut) -> Iterable[Pict
     else:
         raise InputError(f"no such file or folder: {source} (input)")
     if output.resolve() == root.resolve():
-        raise InputError(f"output={output} is a folder of the input: name another, such as output={output / 'segmented'}")
+        raise InputError(f"output={output} is a folder of the input: name another, such as output={quoted(output / 'segmented')}")
     if not images:
         others = "".join(f"; {sentence}" for sentence in left_out.sentences())
         raise InputError(f"no images in {source} (input){others}")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from maskclip.checks import is_count
 from maskclip.data.images import write_atomically, write_mask
+from maskclip.data.notices import warn_once
 from maskclip.errors import InputError
 from maskclip.files import replacing, write_json
 from maskclip.labelling import SOFT, Features, Prediction
@@ -55,9 +56,9 @@ class Outputs:
     features: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.soft, str) or (strangers := [name for name in self.soft if name not in SOFT]):
-            said = self.soft if isinstance(self.soft, str) else strangers[0]
-            raise InputError(f"soft={said}: give a list of some of {', '.join(SOFT)}, as in 'soft=[{SOFT[0]}]'")
+        unknown = [self.soft] if isinstance(self.soft, str) else [name for name in self.soft if name not in SOFT]
+        if unknown:
+            raise InputError(f"soft={unknown[0]}: give a list of some of {', '.join(SOFT)}, as in 'soft=[{SOFT[0]}]'")
         for name in ("masks", "overlays", "features"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name}={getattr(self, name)}: give true or false")
@@ -107,7 +108,9 @@ class Outputs:
 
     def _write_overlay(self, path: Path, pixels: np.ndarray, labels: np.ndarray) -> None:
         picture = Image.fromarray(overlay(pixels, labels, self.vocabulary.colours))
-        picture.thumbnail((LONGEST_JPEG, LONGEST_JPEG))
+        if max(picture.size) > LONGEST_JPEG:
+            warn_once("overlay", f"{path} is scaled down to {LONGEST_JPEG} pixels, the limit of JPEG; masks keep the size of the image")
+            picture.thumbnail((LONGEST_JPEG, LONGEST_JPEG))
         write_atomically(picture, path, quality=92)
 
     def _write_top(self, path: Path, prediction: Prediction) -> None:

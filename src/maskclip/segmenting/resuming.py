@@ -44,7 +44,8 @@ def prepare(outputs: Outputs, pictures: Sequence[Picture], settings: Mapping[str
     Raises `InputError` if the outputs there were made with other settings or of other pictures, or not by this program.
     """
     folder, recorded = outputs.folder, json.loads(json.dumps(settings))  # tuples become lists, as in the record of an earlier run
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     used = any(_outputs_in(folder))  # before the record is read: whoever writes outputs has written it
     record = _read(folder / RECORD)
     if used and record is None:
@@ -105,7 +106,7 @@ def _check_settings(folder: Path, record: dict[str, Any], now: dict[str, Any]) -
     differ = changed_keys(before, now)
     if None in (before.get("top"), now.get("top")):  # one of the runs does without
         differ = [key for key in differ if key != "top"]
-    if "classes.names" in differ:  # what follows from the names need not be said
+    if "classes.names" in differ:  # these follow from the names
         differ = [key for key in differ if key not in ("classes.prompts", "classes.palette", "model.text_sha256")]
     if differ:
         raise InputError(f"{folder} has outputs of other settings ({changes(differ, before, now)}): {remedy}")
