@@ -138,7 +138,7 @@ def splits(voc: Path, mats: Path, lists: Path | None) -> dict[str, list[str]]:
 
 
 def is_complete(voc: Path) -> bool:
-    """Whether a release of VOC was unpacked here, by whomever: its lists and every image that they name."""
+    """Whether a folder has the lists of VOC and every image that they name, whichever program unpacked them."""
     if not all((voc / "ImageSets" / "Main" / f"{split}.txt").is_file() for split in ("train", "val")):
         return False
     return all((voc / "JPEGImages" / f"{name}.jpg").is_file() for names in main_lists(voc).values() for name in names)

@@ -46,7 +46,7 @@ def table(**keys: tuple[Any, ...]) -> list[tuple[str, Any]]:
 )
 def test_data(key: str, value: Any) -> None:
     with pytest.raises(InputError, match=rf"data\.{key}="):
-        SegmentationData(["cat", "dog"], root="x", images="{}.jpg", masks="{}.png", **{key: value})
+        SegmentationData(["cat", "dog"], root="x", images="%.jpg", masks="%.png", **{key: value})
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
 from maskclip import InputError
 from maskclip.data import notices
 from maskclip.data.dataset import Draw, SegmentationDataset
+from maskclip.data.images import broken_images
 from maskclip.data.transforms import TrainTransform
 
 
@@ -106,6 +109,19 @@ def test_braces_in_a_pattern_name_the_placeholder(files: dict[str, Any]) -> None
         SegmentationDataset(**{**files, "masks": "masks/{}.png"})
 
 
+def pasted(message: str) -> object:
+    """The value of the last setting in a message, as Hydra reads it after a shell has split the words."""
+    word = next(word for word in reversed(shlex.split(message)) if word.startswith("data."))
+    return OverridesParser.create().parse_override(word).value()
+
+
+@pytest.mark.parametrize("pattern", ["{}.png", "my photos (1)/{}.jpg", "Übersee/{}.jpg", "~{}.png", "'a\"b/{}", "a,b/{}.png", "$x&{}.jpg"])
+def test_the_remedy_for_braces_can_be_pasted(tmp_path: Path, pattern: str) -> None:
+    with pytest.raises(InputError) as error:
+        SegmentationDataset(tmp_path, pattern, 2)
+    assert pasted(str(error.value).partition(": ")[2].partition("for the name, ")[2]) == pattern.replace("{}", "%")
+
+
 def test_the_transform_gets_the_number_of_the_draw(files: dict[str, Any]) -> None:
     seen = []
     data = SegmentationDataset(**files, transform=lambda image, mask, number: seen.append(number) or (image, mask))
@@ -181,14 +197,14 @@ def test_a_broken_picture_is_named_or_left_out(holiday: Path) -> None:
     data = SegmentationDataset(holiday, "%", num_classes=2)
     with pytest.raises(InputError, match=r"cannot read the image .*broken.jpg"):
         data[data.names.index("broken.jpg")]
-    careful = SegmentationDataset(holiday, "%", num_classes=2, skip_broken=True)
-    assert "broken.jpg" not in careful.names and len(careful) == 5
-    ((path, why),) = careful.broken.items()
+    data.leave_out(broken_images([data.image_path(name) for name in data.names]))
+    assert "broken.jpg" not in data.names and len(data) == 5
+    ((path, why),) = data.broken.items()
     assert path.name == "broken.jpg" and "broken.jpg" in why
     for path in holiday.rglob("*.*"):
         path.write_bytes(b"")
     with pytest.raises(InputError, match=r"no image in .* can be read, such as cannot read the image"):
-        SegmentationDataset(holiday, "%", num_classes=2, skip_broken=True)
+        data.leave_out(broken_images([data.image_path(name) for name in data.names]))
 
 
 def test_masks_of_pictures_with_any_suffix(holiday: Path) -> None:
@@ -321,6 +337,12 @@ def test_other_values_do_not_get_the_advice_to_shift_classes(files: dict[str, An
     assert "data.reduce_zero_label" not in message and "'data.ignore=[" in message and "add their names" in message
 
 
+def test_advice_on_many_values_has_no_shortened_command(files: dict[str, Any]) -> None:
+    Image.fromarray(np.arange(24, dtype=np.uint8).reshape(4, 6) + np.uint8(9)).save(files["root"] / "masks" / "a.png")
+    message = advice(files["root"])
+    assert "list them all in data.ignore" in message and "'data.ignore=[" not in message and "value 0 stays sky" in message
+
+
 def test_ignored_values(files: dict[str, Any]) -> None:
     assert SegmentationDataset(**files, ignore=[3, 1])[0]["mask"][0].tolist() == [0, 255, 2, 255, 255, 0]
     shifted = SegmentationDataset(**{**files, "num_classes": 2}, reduce_zero_label=True, ignore=[3])
@@ -347,6 +369,32 @@ def test_absolute_paths_of_another_machine_in_split_files(files: dict[str, Any])
     (files["root"] / "val.txt").write_text("/SegNet/CamVid/images/a.png\t/SegNet/CamVid/masks/a.png\n")
     with pytest.raises(InputError, match=r"no such image: .*data.split_prefix=/SegNet/CamVid/ makes it .*images/a.png"):
         SegmentationDataset(**options)
+
+
+def test_the_prefix_in_a_remedy_can_be_pasted(files: dict[str, Any]) -> None:
+    (files["root"] / "val.txt").write_text("/my data (old)/images/a.png\t/my data (old)/masks/a.png\n")
+    with pytest.raises(InputError, match="no such image") as error:
+        SegmentationDataset(**{**files, "images": "%", "masks": "%"})
+    assert pasted(str(error.value).partition(" makes it ")[0].rpartition("; ")[2]) == "/my data (old)/"
+
+
+def test_masks_in_a_split_file_are_checked_at_the_start(files: dict[str, Any]) -> None:
+    (files["root"] / "val.txt").write_text("a\ta\nb\tc\n")
+    with pytest.raises(
+        InputError, match=r"no such mask: .*masks/c\.png, which .*val\.txt names: correct the split file, data\.masks or data\.root"
+    ):
+        SegmentationDataset(**files)
+    assert SegmentationDataset(**{**files, "masks": None}).names == ["a", "b"]
+
+
+def test_a_list_of_one_class_of_voc_gets_its_own_remedy(files: dict[str, Any]) -> None:
+    (files["root"] / "val.txt").write_text("a -1\nb  1\n")
+    with pytest.raises(InputError, match=r"val\.txt .*VOC's ImageSets/Main.*: give a list of image names, such as ImageSets/Segmentation/"):
+        SegmentationDataset(**files)
+    for value in ("-1", "1"):
+        (files["root"] / "masks" / "a.png").rename(files["root"] / "masks" / f"{value}.png")
+        write_mask(files["root"] / "masks" / "a.png", [0] * 6)
+    assert len(SegmentationDataset(**files)) == 2  # masks may have such names
 
 
 def test_names_with_blanks_go_before_pairs(files: dict[str, Any]) -> None:

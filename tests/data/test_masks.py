@@ -152,9 +152,10 @@ def test_masks_of_several_pages_are_refused(tmp_path: Path, suffix: str) -> None
 
 
 @pytest.mark.parametrize("kind", [1, 4])  # NewSubfileType: reduced copy, transparency mask
+@pytest.mark.parametrize("size", [(2, 3), (4, 5)])
 @pytest.mark.parametrize("mask_first", [True, False])
-def test_the_other_frames_of_a_tiff_are_not_read(tmp_path: Path, kind: int, mask_first: bool) -> None:
-    frames = [(np.full((4, 5), 3, np.uint8), 0), (np.full((2, 3), 7, np.uint8), kind)]
+def test_the_other_frames_of_a_tiff_are_not_read(tmp_path: Path, kind: int, size: tuple[int, int], mask_first: bool) -> None:
+    frames = [(np.full((4, 5), 3, np.uint8), 0), (np.full(size, 7, np.uint8), kind)]
     with AppendingTiffWriter(str(tmp_path / "mask.tif")) as writer:
         for pixels, subfile in frames if mask_first else frames[::-1]:
             Image.fromarray(pixels).save(writer, "TIFF", tiffinfo={254: subfile})

@@ -109,7 +109,7 @@ def _conversion(profile: bytes) -> _Conversion:
     opened = ImageCms.ImageCmsProfile(BytesIO(profile))
     mode = _SPACES[opened.profile.xcolor_space]
     transform = _transform(opened, mode)
-    if mode in ("RGB", "L"):  # many files hold a variant of sRGB: told by what it does, not by its name
+    if mode in ("RGB", "L"):  # variants of sRGB have many names, but all leave colours as they are
         cube = np.stack(np.meshgrid(*3 * [np.arange(0, 256, 15, dtype=np.uint8)]), axis=-1).reshape(1, -1, 3)
         colours = Image.fromarray(cube if mode == "RGB" else np.arange(256, dtype=np.uint8)[None])
         change = np.asarray(_apply(transform, colours)).astype(int) - np.asarray(colours.convert("RGB"))

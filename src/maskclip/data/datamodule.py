@@ -27,14 +27,14 @@ class SegmentationData(pl.LightningDataModule):
 
     `train`, `val` and `test` are split files (None: every image that fits). `images` and `masks` may be a pattern for
     each split, as in {"train": "train/%.png", "val": "val/%.png"}. `split` is the split that the final evaluation uses;
-    validation during training uses "val". `ignore`, `split_prefix`, `exif`: see `SegmentationDataset`. `labels` says what a
-    learner may see in training: "none" (annotation-free; nothing at all), "oracle_ignore" (annotation-free as released:
-    only which pixels are ignored), "seen" (zero-shot: all but the unseen classes) or "all"; `truth` hands out what is
-    hidden beside it, for the log alone. `augmentation` are the arguments of `TrainTransform` other than the seed.
+    validation during training uses "val". `ignore`, `split_prefix`, `exif`: see `SegmentationDataset`. `labels` are
+    those that training gets: "none" (annotation-free), "oracle_ignore" (annotation-free as released: only which pixels are
+    ignored), "seen" (zero-shot: all but the unseen classes) or "all". `truth` adds the hidden labels to each training
+    sample, for the log only. `augmentation` are the arguments of `TrainTransform` other than the seed.
     `batch_size` is that of all processes together in training; evaluation hands out lists of `eval_batch` images, each
-    at its own size. `corruption` and `severity` (1 to 5) spoil the images of evaluation, never those of training.
-    `skip_broken` leaves out images that cannot be read, which are an error otherwise. `source` is a sentence on where to
-    get the data, for whoever does not have it.
+    at its own size. `corruption` and `severity` (1 to 5) apply to images of evaluation, not of training. `skip_broken`
+    leaves out images that cannot be read, which are an error otherwise. `source` is a sentence on where to get the data;
+    the error about a missing folder contains it.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class SegmentationData(pl.LightningDataModule):
         if labels not in hidden:
             raise InputError(f"data.labels={labels!r}: choose one of {', '.join(hidden)}")
         if labels != "none" and (masks is None or (isinstance(masks, Mapping) and masks.get("train", "") is None)):
-            raise InputError(f"data.labels={labels} needs masks (data.masks); without any, say data.labels=none")
+            raise InputError(f"data.labels={labels} needs masks (data.masks); without masks, set data.labels=none")
         if labels == "seen" and not self.vocabulary.unseen:
             raise InputError("data.labels=seen needs unseen classes, and this vocabulary names none (classes.unseen)")
         self.hide, self.labels, self.truth = hidden[labels], labels, truth

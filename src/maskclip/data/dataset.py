@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+import shlex
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from pathlib import Path, PurePath
@@ -16,7 +18,7 @@ from torch.utils.data import Dataset
 from typing_extensions import NotRequired
 
 from maskclip.data.corruptions import corrupt
-from maskclip.data.images import broken_images, read_mask, read_turned
+from maskclip.data.images import read_mask, read_turned
 from maskclip.data.labels import MaskValues
 from maskclip.data.lists import Files, read_split
 from maskclip.data.notices import warn_once
@@ -46,10 +48,17 @@ class Draw(NamedTuple):
     number: int
 
 
+def override(key: str, value: str) -> str:
+    """The override `key=value` of a text, quoted for Hydra and for a shell."""
+    if not re.fullmatch(r"[\w./%+@:-]+", value, re.ASCII):
+        value = '"' + re.sub(r'(\\*)"', r'\1\1\\"', value) + '"'
+    return shlex.quote(f"{key}={value}")
+
+
 def check_pattern(key: str, pattern: str) -> None:
     """Raise `InputError` unless the pattern `data.key` has one % in the place of the name."""
     if "{}" in pattern:
-        raise InputError(f"data.{key}={pattern}: write % for the name, data.{key}={pattern.replace('{}', '%')}")
+        raise InputError(f"data.{key}={pattern}: write % for the name, {override(f'data.{key}', pattern.replace('{}', '%'))}")
     if pattern.count("%") != 1:
         raise InputError(f"data.{key}={pattern} needs one % in the place of the name, such as data.{key}=photos/%.jpg")
 
@@ -60,9 +69,8 @@ class SegmentationDataset(Dataset[Sample]):
     An images pattern that ends in % matches files with any image suffix, and names keep the suffix: the mask of cat.jpg
     is cat.jpg.png if that file exists, else cat.png (with masks="%.png"). `split` is a text file, see `read_split`; None
     takes every image that fits the pattern. `masks` None: no labels. `class_names` are for messages. `reduce_zero_label`
-    and `ignore`: what values in mask files mean, see `MaskValues`. `hide` says which labels the learner may not see: class
-    indices, "all" (not even what is ignored), or "valid" (all but what is ignored); `truth` adds the hidden labels to each
-    sample. `skip_broken` decodes every image first and leaves out those that cannot be read (`broken` has the reasons).
+    and `ignore`: what values in mask files mean, see `MaskValues`. `hide`: the labels that become UNLABELLED, as class
+    indices, "all" (ignored pixels too) or "valid" (all but ignored pixels); `truth` adds the hidden labels to each sample.
     `exif` turns images and masks, each by its own EXIF orientation, so that masks lie on images as displayed; without it,
     masks lie on the stored pixels. `corruption` and `severity`: see `corruptions.py`.
     `left_out` lists what the search for images (`walk.py`) passed over.
@@ -80,7 +88,6 @@ class SegmentationDataset(Dataset[Sample]):
         hide: Sequence[int] | Literal["all", "valid"] = (),
         truth: bool = False,
         transform: Transform | None = None,
-        skip_broken: bool = False,
         exif: bool = True,
         corruption: str | None = None,
         severity: int = 1,
@@ -110,8 +117,6 @@ class SegmentationDataset(Dataset[Sample]):
             where = f"{self.root / split} is empty" if split is not None else f"{self.root / images} fits no file (data.images)"
             raise InputError("; ".join([f"no images: {where}", *self.left_out.sentences()]))
         self._check_shared_masks()
-        if skip_broken:
-            self.leave_out(broken_images([self.image_path(name) for name in self.names]))
 
     def _set_options(
         self,
@@ -157,7 +162,7 @@ class SegmentationDataset(Dataset[Sample]):
         return path
 
     def _listed(self, split: Path, prefix: str, source: str) -> list[str]:
-        """The names in a split file, in its order; masks that it gives are kept."""
+        """The names in a split file, in its order; masks that it gives are kept. Raises `InputError` for files that are not there."""
         if not split.is_file():
             raise InputError(f"no split file {split}. {source}".strip())
         files = Files()
@@ -169,17 +174,35 @@ class SegmentationDataset(Dataset[Sample]):
                 f"no such image: {self.image_path(missing[0])}, which {split} names{more}: correct the split file, data.images, "
                 f"data.root or data.split_prefix{self._prefix_advice(missing[0])}"
             )
+        self._check_listed_masks(split, dict.fromkeys(mask for _, mask in pairs if mask is not None), files)
         for name, mask in pairs:
             if mask is not None and self._mask_names.setdefault(name, mask) != mask:
                 raise InputError(f"{split} gives two masks for the image {name}: {self._mask_names[name]} and {mask}")
         return [name for name, _ in pairs]
+
+    def _check_listed_masks(self, split: Path, masks: Collection[str], files: Files) -> None:
+        """Raise `InputError` if masks that a split file gives are not there."""
+        if self.masks is None:
+            return
+        paths = [self.root / self.masks.replace("%", mask) for mask in masks]
+        missing = [path for path in paths if not files.has(path)]
+        if missing and {"-1"} <= set(masks) <= {"-1", "0", "1"}:
+            raise InputError(
+                f"{split} has numbers in place of masks, as the lists of one class in VOC's ImageSets/Main have: give a list of "
+                "image names, such as ImageSets/Segmentation/val.txt"
+            )
+        if missing:
+            more = f", and {len(missing) - 1} more" if missing[1:] else ""
+            raise InputError(f"no such mask: {missing[0]}, which {split} names{more}: correct the split file, data.masks or data.root")
 
     def _prefix_advice(self, name: str) -> str:
         """The `split_prefix` that makes a name of a split file fit an image, as advice; "" if there is none."""
         parts = name.split("/")
         for start in range(1, len(parts)):
             if self.image_path("/".join(parts[start:])).is_file():
-                return f"; data.split_prefix={'/'.join(parts[:start])}/ makes it {self.image_path('/'.join(parts[start:]))}"
+                return (
+                    f"; {override('data.split_prefix', '/'.join(parts[:start]) + '/')} makes it {self.image_path('/'.join(parts[start:]))}"
+                )
         return ""
 
     def _check_shared_masks(self) -> None:

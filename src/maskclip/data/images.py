@@ -17,7 +17,7 @@ from maskclip.errors import InputError
 from maskclip.files import replacing
 
 with suppress(ImportError):
-    from pillow_heif import register_heif_opener  # the extra `heic`
+    from pillow_heif import register_heif_opener  # an optional package
 
     register_heif_opener()
 

@@ -59,8 +59,8 @@ class MaskValues:
     def advice(self, unknown: Sequence[int], present: Iterable[int]) -> str:
         """What to do about `unknown` values where the masks have the values `present`: each remedy with what it means."""
         names, count = self.class_names, len(self.class_names)
-        listed = ",".join(map(str, unknown[:20])) + (",..." if unknown[20:] else "")
-        remedy = f"If they mark pixels without a label, ignore them: 'data.ignore=[{listed}]', and value {self.first} stays {names[0]}"
+        ignore = f"ignore them: 'data.ignore=[{','.join(map(str, unknown))}]'" if len(unknown) <= 20 else "list them all in data.ignore"
+        remedy = f"If they mark pixels without a label, {ignore}, and value {self.first} stays {names[0]}"
         if 0 in present and list(unknown) == [count] and not self.reduce_zero_label:
             remedy += (
                 f". If 0 marks pixels without a label and classes start at 1, use data.reduce_zero_label=true: value 0 is "

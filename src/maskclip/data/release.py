@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -29,7 +30,7 @@ from maskclip.files import remove_stale, write_json, write_text
 from maskclip.vocabulary import Vocabulary
 
 UNPACKED = ".unpacked"
-AGAIN = f"delete the folder {UNPACKED} in --root and run again, to unpack the release anew"
+AGAIN = f"delete the folder {UNPACKED} in --root and run again to unpack the release a second time"
 PROJECT = Path(__file__).resolve().parents[3]
 
 
@@ -185,7 +186,7 @@ def _unpack(release: Release, archive: Archive, root: Path, source: Path | None,
         remove(path)
         reason = f"{reason}; it came from {url} and was deleted: run again to download it again, or {BY_HAND}"
     elif source is None:
-        reason = f"{reason}; delete {path} and run again"
+        reason = f"{reason}; delete {shlex.quote(str(path))} and run again"
     raise InputError(reason)
 
 

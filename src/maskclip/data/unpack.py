@@ -153,7 +153,7 @@ def _is_there(entry: _Entry, path: Path) -> bool:
 
 def _extract(entry: _Entry, archive: Path, path: Path) -> None:
     """Write a file of an archive so that a kill at any moment leaves no half of it under its name."""
-    with writing(path), replacing(path) as partial:
+    with replacing(path) as partial:
         out = partial.open("wb", buffering=0)  # a full disk must show at the write that meets it, not at closing
         with out, _reading(archive), entry.open() as source:
             while block := source.read(BLOCK):
