@@ -263,6 +263,12 @@ def test_corruption_is_that_of_the_image_by_its_name(files: dict[str, Any]) -> N
         SegmentationDataset(**files, corruption="gaussian_noise", severity=6)
 
 
+@pytest.mark.parametrize("pattern", ["./images/%.png", "images//%.png"])
+def test_a_pattern_may_be_written_as_a_shell_completes_it(files: dict[str, Any], pattern: str) -> None:
+    options = {**files, "images": pattern, "split": None}
+    assert SegmentationDataset(**options).names == SegmentationDataset(**{**options, "images": "images/%.png"}).names
+
+
 def turn_images(files: dict[str, Any], orientation: int) -> None:
     """Give the images an EXIF orientation, without changing what is stored."""
     exif = Image.Exif()

@@ -98,7 +98,7 @@ class SegmentationDataset(Dataset[Sample]):
         class_names: Sequence[str] | None = None,
     ) -> None:
         self.root = Path(root)
-        self.images, self.masks = images, masks
+        self.images, self.masks = PurePath(images).as_posix(), None if masks is None else PurePath(masks).as_posix()  # "./photos//%.jpg"
         self.num_classes, self.exif = num_classes, exif
         names = class_names or [f"class {index}" for index in range(num_classes)]
         self.values = MaskValues(names, reduce_zero_label, ignore)
