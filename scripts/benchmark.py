@@ -19,20 +19,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "src"))
+import checkout  # noqa: F401
+import torch
+from benchmarks.data import benchmark_data
+from benchmarks.inference import CASES, benchmark_inference, print_operations
+from benchmarks.labels import benchmark_labels, benchmark_memory
+from benchmarks.text import benchmark_text
+from benchmarks.training import benchmark_training
 
-import torch  # noqa: E402 - after the path, so that it runs from a checkout
-from benchmarks.data import benchmark_data  # noqa: E402
-from benchmarks.inference import CASES, benchmark_inference, print_operations  # noqa: E402
-from benchmarks.labels import benchmark_labels, benchmark_memory  # noqa: E402
-from benchmarks.text import benchmark_text  # noqa: E402
-from benchmarks.training import benchmark_training  # noqa: E402
-
-from maskclip.acceleration import PRECISIONS  # noqa: E402
-from maskclip.errors import InputError  # noqa: E402
+from maskclip.errors import InputError
+from maskclip.inference.kernels import PRECISIONS
 
 
 def parse() -> argparse.Namespace:

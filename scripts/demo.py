@@ -7,32 +7,29 @@ Writes outputs/demo/summary.json (one row a method, in percent) and outputs/demo
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "src"))
+import checkout  # noqa: F401
+import pytorch_lightning as pl
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from PIL import Image
+from torch import nn
 
-import pytorch_lightning as pl  # noqa: E402 - after the path, so that it runs from a checkout
-from hydra import compose, initialize_config_dir  # noqa: E402
-from omegaconf import DictConfig  # noqa: E402
-from PIL import Image  # noqa: E402
-from torch import nn  # noqa: E402
+from maskclip.data.datamodule import SegmentationData
+from maskclip.evaluation.tables import table
+from maskclip.files import CHECKOUT, write_json
+from maskclip.images.drawing import colourise, legend, magnify, overlay, sheet, stack
+from maskclip.images.writing import write_atomically
+from maskclip.inference.predict import predict_image
+from maskclip.programs.common import Card, be_quiet, build, plain
+from maskclip.programs.evaluating import evaluate_model
+from maskclip.programs.training import train_student
+from maskclip.textures.dataset import write_textures
+from maskclip.vocabulary import Vocabulary
 
-from maskclip.data.datamodule import SegmentationData  # noqa: E402
-from maskclip.data.images import write_atomically  # noqa: E402
-from maskclip.data.textures_release import write_textures  # noqa: E402
-from maskclip.files import write_json  # noqa: E402
-from maskclip.inference import predict_image  # noqa: E402
-from maskclip.pictures import colourise, legend, magnify, overlay, sheet, stack  # noqa: E402
-from maskclip.programs.common import Card, be_quiet, build, plain  # noqa: E402
-from maskclip.programs.evaluating import evaluate_model  # noqa: E402
-from maskclip.programs.training import train_student  # noqa: E402
-from maskclip.results import table  # noqa: E402
-from maskclip.vocabulary import Vocabulary  # noqa: E402
-
-OUTPUT = ROOT / "outputs" / "demo"
+OUTPUT = CHECKOUT / "outputs" / "demo"
 DATA = OUTPUT / "textures"
 CELL = 160
 KEYS = ("miou", "seen", "unseen", "harmonic", "pixel_accuracy")
@@ -90,7 +87,7 @@ def main() -> None:
     be_quiet()
     cards: list[Card] = []
     models: dict[str, nn.Module] = {}
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(CHECKOUT / "conf"), version_base="1.3"):
         words = Vocabulary(**plain(compose("eval", overrides=["data=textures"]).classes))
         write_textures(DATA, words.colours)
         for name, overrides in TEACHERS.items():

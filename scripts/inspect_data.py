@@ -10,30 +10,30 @@ Writes sheet.png and report.json to `paths.output`.
 from __future__ import annotations
 
 import os
-import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "src"))
+import checkout  # noqa: F401
+import hydra
+import numpy as np
+from omegaconf import DictConfig
+from tqdm import tqdm
 
-import hydra  # noqa: E402
-import numpy as np  # noqa: E402 - after the path, so that it runs from a checkout
-from omegaconf import DictConfig  # noqa: E402
-from tqdm import tqdm  # noqa: E402
-
-from maskclip.checks import is_count  # noqa: E402
-from maskclip.data.datamodule import SegmentationData  # noqa: E402
-from maskclip.data.dataset import SegmentationDataset  # noqa: E402
-from maskclip.data.images import read_image, read_mask, read_turned, write_atomically  # noqa: E402
-from maskclip.errors import InputError  # noqa: E402
-from maskclip.files import write_json  # noqa: E402
-from maskclip.pictures import colourise, legend, overlay, sheet, stack  # noqa: E402
-from maskclip.programs import program  # noqa: E402
-from maskclip.programs.common import build, words_of  # noqa: E402
-from maskclip.vocabulary import Vocabulary  # noqa: E402
+from maskclip.data.datamodule import SegmentationData
+from maskclip.data.dataset import SegmentationDataset
+from maskclip.errors import (
+    InputError,
+    is_count,
+)
+from maskclip.files import CHECKOUT, write_json
+from maskclip.images.drawing import colourise, legend, overlay, sheet, stack
+from maskclip.images.reading import read_image, read_mask, read_turned
+from maskclip.images.writing import write_atomically
+from maskclip.programs import program
+from maskclip.programs.common import build, words_of
+from maskclip.vocabulary import Vocabulary
 
 ROWS, CELL = 8, 200
 
@@ -116,7 +116,7 @@ def class_pixels(data: SegmentationDataset, pixels: Counter[int]) -> dict[str, i
     return counts
 
 
-@hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name="inspect")
+@hydra.main(version_base="1.3", config_path=str(CHECKOUT / "conf"), config_name="inspect")
 @program
 def main(cfg: DictConfig) -> None:
     if cfg.sample is not None and not is_count(cfg.sample):

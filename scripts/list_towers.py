@@ -9,16 +9,17 @@ import logging
 import warnings
 from collections import defaultdict
 from importlib.metadata import version
-from pathlib import Path
 from typing import NamedTuple
 
+import checkout  # noqa: F401
 import open_clip
 import torch
 
 from maskclip import DenseCLIP, InputError
 from maskclip.clip.loading import create
+from maskclip.files import CHECKOUT
 
-DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "towers.md"
+DOCUMENT = CHECKOUT / "docs" / "towers.md"
 HEAD = """# Image towers
 
 Which of open_clip's architectures MaskCLIP can read, by name: `model.architecture=NAME model.pretrained=TAG`

@@ -7,14 +7,10 @@ makes, below --root, training.txt and validation.txt. The masks stay as they are
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+import checkout  # noqa: F401
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "src"))
-
-from maskclip.data.download import Archive  # noqa: E402 - after the path, so that it runs from a checkout
-from maskclip.data.release import Release, arguments, classes, existing, finish, listed, obtain, one_sentence, write_lines  # noqa: E402
+from maskclip.prepare.download import Archive
+from maskclip.prepare.release import Release, arguments, classes, existing, finish, listed, obtain, one_sentence, write_lines
 
 ADE = Release(
     title="ADE20K (SceneParse150)",

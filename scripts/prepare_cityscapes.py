@@ -7,19 +7,17 @@ makes, below --root, gtFine/SPLIT/CITY/*_gtFine_labelTrainIds.png (0 to 18, 255 
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "src"))
+import checkout  # noqa: F401
+import numpy as np
 
-import numpy as np  # noqa: E402 - after the path, so that it runs from a checkout
-
-from maskclip.data.download import Archive  # noqa: E402
-from maskclip.data.images import read_mask, write_mask  # noqa: E402
-from maskclip.data.release import Release, arguments, classes, convert, existing, finish, listed, obtain, one_sentence, write_lines  # noqa: E402
-from maskclip.vocabulary import Palette  # noqa: E402
+from maskclip.images.reading import read_mask
+from maskclip.images.writing import write_mask
+from maskclip.prepare.download import Archive
+from maskclip.prepare.release import Release, arguments, classes, convert, existing, finish, listed, obtain, one_sentence, write_lines
+from maskclip.vocabulary import Palette
 
 PAGE = "https://www.cityscapes-dataset.com/downloads/"
 CITYSCAPES = Release(

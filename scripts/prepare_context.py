@@ -13,20 +13,20 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import sys
 from functools import partial
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "src"))
+import checkout  # noqa: F401
+import numpy as np
+from prepare_voc import ARCHIVE, LISTS
+from scipy.io import loadmat
 
-import numpy as np  # noqa: E402 - after the path, so that it runs from a checkout
-from prepare_voc import ARCHIVE, LISTS  # noqa: E402
-from scipy.io import loadmat  # noqa: E402
-
-from maskclip.data.download import Archive  # noqa: E402
-from maskclip.data.images import write_mask  # noqa: E402
-from maskclip.data.release import (  # noqa: E402
+from maskclip.errors import InputError
+from maskclip.files import replacing, writing
+from maskclip.functional import WIDE_IGNORE_INDEX
+from maskclip.images.writing import write_mask
+from maskclip.prepare.download import Archive
+from maskclip.prepare.release import (
     Release,
     arguments,
     candidates,
@@ -39,10 +39,7 @@ from maskclip.data.release import (  # noqa: E402
     read_lines,
     write_lines,
 )
-from maskclip.errors import InputError  # noqa: E402
-from maskclip.files import replacing, writing  # noqa: E402
-from maskclip.functional import WIDE_IGNORE_INDEX  # noqa: E402
-from maskclip.vocabulary import Palette  # noqa: E402
+from maskclip.vocabulary import Palette
 
 FLICKR = 'images from flickr: use must respect the flickr terms of use (see "Database Rights" on the page)'
 VOC = Release(

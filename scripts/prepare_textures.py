@@ -6,27 +6,25 @@ python scripts/prepare_textures.py
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "src"))
+import checkout  # noqa: F401
+from omegaconf import OmegaConf
 
-from omegaconf import OmegaConf  # noqa: E402 - after the path, so that it runs from a checkout
-
-from maskclip.data.release import one_sentence  # noqa: E402
-from maskclip.data.textures_release import write_textures  # noqa: E402
-from maskclip.vocabulary import Vocabulary  # noqa: E402
+from maskclip.files import CHECKOUT
+from maskclip.prepare.release import one_sentence
+from maskclip.textures.dataset import write_textures
+from maskclip.vocabulary import Vocabulary
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=ROOT / "data" / "textures")
+    parser.add_argument("--root", type=Path, default=CHECKOUT / "data" / "textures")
     parser.add_argument("--train", type=int, default=400, help="training images (default: %(default)s)")
     parser.add_argument("--val", type=int, default=100, help="validation images (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    words = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "classes" / "textures.yaml"))
+    words = OmegaConf.to_container(OmegaConf.load(CHECKOUT / "conf" / "classes" / "textures.yaml"))
     counts = write_textures(args.root, Vocabulary(**words).colours, args.train, args.val, args.seed)
     print(f"{args.root}: " + ", ".join(f"{count} {split} images" for split, count in counts.items()))
 

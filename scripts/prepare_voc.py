@@ -9,31 +9,17 @@ ImageSets/Segmentation/trainaug.txt (VOC's train and all of SBD, without VOC's v
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "src"))
+import checkout  # noqa: F401
+from PIL import Image
+from scipy.io import loadmat
 
-from PIL import Image  # noqa: E402 - after the path, so that it runs from a checkout
-from scipy.io import loadmat  # noqa: E402
-
-from maskclip.data.download import Archive  # noqa: E402
-from maskclip.data.images import write_atomically, write_mask  # noqa: E402
-from maskclip.data.release import (  # noqa: E402
-    Release,
-    arguments,
-    classes,
-    convert,
-    existing,
-    finish,
-    obtain,
-    one_sentence,
-    read_lines,
-    write_lines,
-)
-from maskclip.vocabulary import Palette  # noqa: E402
+from maskclip.images.writing import write_atomically, write_mask
+from maskclip.prepare.download import Archive
+from maskclip.prepare.release import Release, arguments, classes, convert, existing, finish, obtain, one_sentence, read_lines, write_lines
+from maskclip.vocabulary import Palette
 
 ARCHIVE = Archive(
     "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",

@@ -21,26 +21,24 @@ import sys
 import tempfile
 from pathlib import Path
 
+import checkout  # noqa: F401
 import numpy as np
 import open_clip
 import torch
+from omegaconf import OmegaConf
 from open_clip.model import CLIP
 from open_clip.transformer import PatchDropout, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "src"))
-
-from omegaconf import OmegaConf  # noqa: E402 - after the path, so that it runs from a checkout
-
-from maskclip import MaskCLIP, Protocol, Vocabulary, predict_labels  # noqa: E402
-from maskclip.clip import tiny  # noqa: E402
-from maskclip.data.dataset import SegmentationDataset  # noqa: E402
-from maskclip.data.textures import GENTLE_JITTER, JITTER, stream  # noqa: E402
-from maskclip.data.textures_release import write_textures  # noqa: E402
-from maskclip.metrics import Confusion, Scores, scores  # noqa: E402
+from maskclip import MaskCLIP, Protocol, Vocabulary, predict_labels
+from maskclip.clip import tiny
+from maskclip.data.dataset import SegmentationDataset
+from maskclip.evaluation.scores import Confusion, Scores, scores
+from maskclip.files import CHECKOUT
+from maskclip.textures.dataset import write_textures
+from maskclip.textures.scenes import GENTLE_JITTER, JITTER, stream
 
 DROP_RATES = (0.75, 0.5, 0.5, 0.0)
 """Shares of the patches that are left out, step by step in turn, until the last part of the run."""
@@ -228,7 +226,7 @@ def retrieval_accuracy(model: CLIP, seed: int, device: str, batches: int = 8, si
 
 def dense_scores(vocabulary: Vocabulary, data: SegmentationDataset, **options: float | str) -> Scores:
     """Scores of the shipped weights on the textures validation split."""
-    cfg = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "model" / "maskclip_textures.yaml"))
+    cfg = OmegaConf.to_container(OmegaConf.load(CHECKOUT / "conf" / "model" / "maskclip_textures.yaml"))
     model = MaskCLIP.build(vocabulary, tiny.ARCHITECTURE, "textures", templates=cfg["templates"], cache=None, **options)
     confusion = Confusion(len(vocabulary))
     for sample in data:
@@ -238,7 +236,7 @@ def dense_scores(vocabulary: Vocabulary, data: SegmentationDataset, **options: f
 
 def write_card(args: argparse.Namespace, loss: float, retrieval: float) -> None:
     """Measure the shipped weights and write the model card beside them."""
-    vocabulary = Vocabulary(**OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "classes" / "textures.yaml")))
+    vocabulary = Vocabulary(**OmegaConf.to_container(OmegaConf.load(CHECKOUT / "conf" / "classes" / "textures.yaml")))
     rows = {
         "CLIP (unmodified last layer)": {"strategy": "clip"},
         "MaskCLIP": {},
@@ -268,7 +266,7 @@ An open_clip CLIP (`maskclip-tiny.json`) that knows the textures world of this p
 that the demo, the tests and CI need no download; it is of no use on photographs.
 
 - Command: `{command}` ({settings}, peak learning rate {args.lr}, one cycle, {"bfloat16 autocast" if args.bf16 else "float32"})
-- Data: scenes and close-ups ({args.close_ups:.0%}) drawn by `src/maskclip/data/textures.py`, with captions; for the first
+- Data: scenes and close-ups ({args.close_ups:.0%}) drawn by `src/maskclip/textures/scenes.py`, with captions; for the first
   {args.gentle:,} steps in colours that stray less. No mask was shown.
 - Loss: contrastive (open_clip's `ClipLoss`, equal captions of a batch are positives); {loss:.3f} at the end (running mean).
 - Habits of training that stand in for scale: patches dropped until {args.drop_until:.0%} of the run, even attention in the
@@ -309,7 +307,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     add("--workers", type=int, default=1, help="processes that draw pictures (default: %(default)s)")
     add("--save-every", type=int, default=100, help="steps between checkpoints (default: %(default)s)")
     add("--log-seconds", type=float, default=1.0, help="least time between two prints of progress (default: %(default)s)")
-    add("--checkpoint", type=Path, default=ROOT / "outputs" / "tiny_clip" / "last.pt")
+    add("--checkpoint", type=Path, default=CHECKOUT / "outputs" / "tiny_clip" / "last.pt")
     return parser.parse_args(given)
 
 

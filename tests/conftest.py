@@ -14,11 +14,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from open_clip.model import CLIP
-from raw_releases import WRITERS, prepare
+from support.raw_releases import WRITERS, prepare
 
 from maskclip import MaskCLIP, Vocabulary
-from maskclip.data.textures_release import write_textures
 from maskclip.programs.common import plain
+from maskclip.textures.dataset import write_textures
 
 ROOT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(2)

@@ -18,18 +18,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from full_disk import no_room
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from models.test_student import student as make_student
 from PIL import Image
+from support.full_disk import no_room
 
 from maskclip import InputError, Vocabulary
-from maskclip.callbacks import AtomicCheckpoints
+from maskclip.clip.text_embeddings import save_text
 from maskclip.clip.tiny import save_weights
-from maskclip.data.images import write_atomically
 from maskclip.files import HOST, discard_partials, quoted, remove_stale, replacing, write_bytes, write_json, write_text, writing
-from maskclip.prompts import save_text
+from maskclip.images.writing import write_atomically
 from maskclip.segmenting.outputs import write_arrays
+from maskclip.tasks.callbacks import AtomicCheckpoints
 
 
 def test_replacing_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from omegaconf import DictConfig
 
 from maskclip import Protocol, Vocabulary, predict_labels
 from maskclip.data.dataset import SegmentationDataset
-from maskclip.data.textures_release import write_textures
-from maskclip.metrics import Confusion, Scores, scores
+from maskclip.evaluation.scores import Confusion, Scores, scores
 from maskclip.programs.common import build
+from maskclip.textures.dataset import write_textures
 
 pytestmark = pytest.mark.slow
 

@@ -13,9 +13,10 @@ from PIL import Image
 
 from benchmarks.timing import milliseconds
 from maskclip.data.dataset import Draw, SegmentationDataset
-from maskclip.data.images import read_image, write_mask
 from maskclip.data.transforms import TrainTransform
-from maskclip.results import device_name
+from maskclip.evaluation.cards import device_name
+from maskclip.images.reading import read_image
+from maskclip.images.writing import write_mask
 
 
 def benchmark_data(runs: int) -> None:

@@ -6,7 +6,6 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,17 +16,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.timing import growth, median_seconds, seconds, take_turns
 from maskclip import MaskCLIP, Protocol, Vocabulary, predict
-from maskclip.acceleration import PRECISIONS, accelerate, forward_in
 from maskclip.clip import DenseCLIP, load_clip
 from maskclip.clip.loading import create
-from maskclip.data.textures import draw_scene
+from maskclip.evaluation.cards import device_name
+from maskclip.files import CHECKOUT
 from maskclip.functional import cosine_logits, resize
+from maskclip.inference.kernels import PRECISIONS, accelerate, forward_in
 from maskclip.programs.common import build as build_node
 from maskclip.programs.common import words_of
-from maskclip.results import device_name
+from maskclip.textures.scenes import draw_scene
 
 Size = tuple[int, int]
-CONF = Path(__file__).resolve().parent.parent.parent / "conf"
+CONF = CHECKOUT / "conf"
 
 
 @dataclass(frozen=True)

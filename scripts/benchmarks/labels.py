@@ -11,9 +11,9 @@ from torch import Tensor
 from benchmarks.inference import Case, Fixed, build
 from benchmarks.timing import growth, take_turns
 from maskclip import predict
-from maskclip.callbacks import peak_memory
+from maskclip.evaluation.cards import device_name
 from maskclip.functional import REMOVED, resize
-from maskclip.results import device_name
+from maskclip.tasks.callbacks import peak_memory
 
 CASE = Case("ViT-B-16-quickgelu", 512, (480, 640), 171)
 LARGE = Case("ViT-B-16-quickgelu", 512, (4000, 6000), 459)

@@ -9,7 +9,7 @@ import torch
 from benchmarks.timing import take_turns
 from maskclip.clip.loading import create, load_tokenizer
 from maskclip.clip.text import encode_text
-from maskclip.prompts import TEMPLATE_SETS, tokenize
+from maskclip.clip.text_embeddings import TEMPLATE_SETS, tokenize
 
 WORDS = ["airplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"]
 WORDS += ["dining table", "dog", "horse", "motorbike", "person", "potted plant", "sheep", "sofa", "train", "tv monitor"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import statistics
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,15 +12,16 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor
 
 from benchmarks.timing import seconds
-from maskclip.acceleration import PRECISIONS
-from maskclip.callbacks import peak_memory
+from maskclip.evaluation.cards import device_name
+from maskclip.files import CHECKOUT
 from maskclip.functional import UNLABELLED, upsample_logits
+from maskclip.inference.kernels import PRECISIONS
 from maskclip.programs.common import build, plain, words_of
-from maskclip.results import device_name
 from maskclip.tasks import MaskCLIPPlus
+from maskclip.tasks.callbacks import peak_memory
 from maskclip.vocabulary import Vocabulary
 
-CONF = Path(__file__).resolve().parent.parent.parent / "conf"
+CONF = CHECKOUT / "conf"
 RANDOM = ("teacher.pretrained=null", "teacher.templates=simple", "teacher.cache=null", "student.weights=null")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from maskclip.clip import DenseCLIP
     from maskclip.errors import InputError
-    from maskclip.inference import Prediction, Protocol, predict, predict_labels, predict_logits
+    from maskclip.inference.predict import Prediction, Protocol, predict, predict_labels, predict_logits
     from maskclip.models.maskclip import MaskCLIP
     from maskclip.models.released import Released
     from maskclip.models.student import Student, load_student
@@ -34,15 +34,15 @@ _HOMES = {
     "DenseCLIP": "clip",
     "InputError": "errors",
     "MaskCLIP": "models.maskclip",
-    "Prediction": "inference",
-    "Protocol": "inference",
+    "Prediction": "inference.labels",
+    "Protocol": "inference.protocol",
     "Released": "models.released",
     "Student": "models.student",
     "Vocabulary": "vocabulary",
     "load_student": "models.student",
-    "predict": "inference",
-    "predict_labels": "inference",
-    "predict_logits": "inference",
+    "predict": "inference.predict",
+    "predict_labels": "inference.predict",
+    "predict_logits": "inference.predict",
 }
 
 

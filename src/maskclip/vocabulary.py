@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 
-from maskclip.checks import require
-from maskclip.errors import InputError
+from maskclip.errors import InputError, require
 from maskclip.files import read_text
 from maskclip.functional import ignore_index
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from open_clip import factory
 from safetensors.torch import save_file
+from support.zoo import TEXT, VIT
 from torch import Tensor
-from zoo import TEXT, VIT
 
 from maskclip import InputError
 from maskclip.clip import activation, load_clip

@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from support.zoo import MEAN_POOLED, POOLED, TRUNK, ZOO, of_timm
 from timm.models.eva import Eva
 from timm.models.vision_transformer import ParallelScalingBlock, VisionTransformer
 from torch import Tensor
-from zoo import MEAN_POOLED, POOLED, TRUNK, ZOO, of_timm
 
 from maskclip import DenseCLIP, InputError
 from maskclip.clip.blocks import KEYS, QUERIES, VALUES

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import open_clip
 import pytest
 import torch
+from conftest import ROOT
 from open_clip.model import CLIP
-from refill import refill
+from support.refill import refill
 from timm.layers import resample_abs_pos_embed
 
 from maskclip import DenseCLIP
 from maskclip.clip.towers import ViTReader
 from maskclip.functional import cosine_logits
 
-GOLDENS = np.load(Path(__file__).parent.parent / "assets" / "goldens.npz")
+GOLDENS = np.load(ROOT / "tests" / "assets" / "goldens.npz")
 
 
 @torch.no_grad()

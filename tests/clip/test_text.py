@@ -9,12 +9,12 @@ import open_clip
 import pytest
 import torch
 from open_clip.model import CLIP, CLIPTextCfg, CustomTextCLIP
+from support.zoo import VIT
 from torch import Tensor
-from zoo import VIT
 
 from maskclip import Vocabulary
 from maskclip.clip.text import encode_text
-from maskclip.prompts import embed_vocabulary
+from maskclip.clip.text_embeddings import embed_vocabulary
 
 END = 49407
 TEXT = {"context_length": 32, "vocab_size": 49408, "width": 32, "heads": 4, "layers": 3}

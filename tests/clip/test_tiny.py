@@ -11,7 +11,7 @@ import torch
 
 from maskclip import MaskCLIP
 from maskclip.clip import load_clip, tiny
-from maskclip.data.textures import CLASSES, caption
+from maskclip.textures.scenes import CLASSES, caption
 
 
 def test_the_asset_is_small() -> None:

@@ -10,11 +10,10 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
-from maskclip import InputError
-from maskclip.data import notices
+from maskclip import InputError, notices
 from maskclip.data.dataset import Draw, SegmentationDataset
-from maskclip.data.images import broken_images
 from maskclip.data.transforms import TrainTransform
+from maskclip.images.reading import broken_images
 
 
 @pytest.fixture

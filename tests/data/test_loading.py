@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 
 from maskclip import InputError, Vocabulary
-from maskclip.data import images
 from maskclip.data.datamodule import SegmentationData
 from maskclip.data.dataset import SegmentationDataset
 from maskclip.data.samplers import EveryNth, NumberedDraws
 from maskclip.data.transforms import TrainTransform
+from maskclip.images import reading as images
 
 
 @pytest.mark.parametrize(("images", "world"), [(5, 2), (4, 2), (7, 3), (2, 4)])

@@ -9,15 +9,15 @@ import pytest
 import torch
 from open_clip.model import CLIP
 from PIL import Image
-from zoo import TEXT, VIT
+from support.zoo import TEXT, VIT
 
 from maskclip import DenseCLIP, InputError, MaskCLIP, Released, Vocabulary
 from maskclip.clip import load_clip
+from maskclip.clip.text_embeddings import embed_vocabulary
 from maskclip.functional import REMOVED, cosine_logits, key_smoothing, prompt_denoising, vote_logits
-from maskclip.inference import rule_of
-from maskclip.labelling import decide
+from maskclip.inference.labels import decide
+from maskclip.inference.predict import rule_of
 from maskclip.models.released import alter_tower
-from maskclip.prompts import embed_vocabulary
 
 
 def made_of(model: CLIP, vocabulary: Vocabulary, **options: float | Released | None) -> MaskCLIP:

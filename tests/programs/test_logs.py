@@ -15,8 +15,8 @@ import pytest
 import wandb
 import yaml
 from omegaconf import DictConfig, OmegaConf
+from support.programs import SMALL_STUDENT, command, environment
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_programs import SMALL_STUDENT, command, environment
 from wandb.proto import wandb_internal_pb2
 
 from maskclip.programs.logs import log_scores, run_logger

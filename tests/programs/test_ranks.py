@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from test_programs import SMALL_STUDENT, TINY, call, command, environment, expect_one_sentence
+from support.programs import SMALL_STUDENT, TINY, call, command, environment, expect_one_sentence
 
 from maskclip import InputError
 from maskclip.data.samplers import NumberedDraws

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from full_disk import limit_files
-from test_programs import SMALL_PICTURES, SMALL_STUDENT, call, command, draw_photos, environment, expect_one_sentence
+from support.full_disk import limit_files
+from support.programs import SMALL_PICTURES, SMALL_STUDENT, call, command, draw_photos, environment, expect_one_sentence
 
 from maskclip.programs.common import RunFolder
 

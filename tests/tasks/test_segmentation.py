@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from maskclip import InputError, MaskCLIP, Protocol
-from maskclip.data.images import read_image, read_mask
-from maskclip.inference import Prediction, predict, predict_image
+from maskclip.images.reading import read_image, read_mask
+from maskclip.inference.predict import Prediction, predict, predict_image
 from maskclip.segmenting.inputs import Picture, find_pictures, with_pages
 from maskclip.segmenting.outputs import Outputs
 from maskclip.tasks import Segmentation

@@ -12,11 +12,10 @@ import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
-from maskclip.checks import is_count, require
 from maskclip.data.dataset import Sample, SegmentationDataset
-from maskclip.data.images import broken_images
 from maskclip.data.samplers import EveryNth, NumberedDraws
-from maskclip.errors import InputError
+from maskclip.errors import InputError, is_count, require
+from maskclip.images.reading import broken_images
 from maskclip.vocabulary import Vocabulary
 
 Pattern = str | Mapping[str, str | None]

@@ -18,13 +18,13 @@ from torch.utils.data import Dataset
 from typing_extensions import NotRequired
 
 from maskclip.data.corruptions import corrupt
-from maskclip.data.images import read_mask, read_turned
-from maskclip.data.labels import MaskValues
-from maskclip.data.lists import Files, read_split
-from maskclip.data.notices import warn_once
-from maskclip.data.walk import LeftOut, find_files, find_images
+from maskclip.data.mask_values import MaskValues
+from maskclip.data.splits import Files, read_split
 from maskclip.errors import InputError
 from maskclip.functional import UNLABELLED
+from maskclip.images.finding import LeftOut, find_files, find_images
+from maskclip.images.reading import read_mask, read_turned
+from maskclip.notices import warn_once
 
 Transform = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 

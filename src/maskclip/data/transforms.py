@@ -12,7 +12,7 @@ import albumentations as A
 import cv2
 import numpy as np
 
-from maskclip.checks import is_count, is_number, is_probability, require
+from maskclip.errors import is_count, is_number, is_probability, require
 
 MEAN_COLOUR = (124, 116, 104)
 """What lies beyond the image: ImageNet's mean, which is zero once a network has normalised it."""

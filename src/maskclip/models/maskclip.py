@@ -14,15 +14,14 @@ from open_clip.model import CLIP
 from PIL import Image
 from torch import Tensor
 
-from maskclip.checks import is_number, is_probability, require
 from maskclip.clip import STRATEGIES, DenseCLIP, Frozen, Proxy, load_clip, tiny
 from maskclip.clip.loading import cache_root, fingerprints, load_tokenizer
-from maskclip.errors import InputError
+from maskclip.clip.text_embeddings import ABOUT, cached_embeddings, load_text, resolve_templates, save_text
+from maskclip.errors import InputError, is_number, is_probability, require
 from maskclip.functional import LOGIT_SCALE, REMOVED, best_word, cosine_logits, key_smoothing, prompt_denoising, vote_logits
-from maskclip.inference import predict_image
+from maskclip.inference.predict import predict_image
+from maskclip.inference.protocol import Protocol
 from maskclip.models.released import Released, alter_tower
-from maskclip.prompts import ABOUT, cached_embeddings, load_text, resolve_templates, save_text
-from maskclip.protocol import Protocol
 from maskclip.vocabulary import Vocabulary
 
 NEVER = 2 * REMOVED

@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass, fields
 
 from torch import nn
 
-from maskclip.checks import require
-from maskclip.errors import InputError
+from maskclip.errors import InputError, require
 
 
 @dataclass(frozen=True)

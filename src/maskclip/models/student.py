@@ -14,14 +14,13 @@ from PIL import Image
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from maskclip.checks import is_number, require
-from maskclip.errors import InputError
+from maskclip.errors import InputError, is_number, require
 from maskclip.files import json_text, replacing
 from maskclip.fingerprint import weights_sha256
 from maskclip.functional import best_word
-from maskclip.inference import predict_image
+from maskclip.inference.predict import predict_image
+from maskclip.inference.protocol import Protocol
 from maskclip.models.networks import build_network
-from maskclip.protocol import Protocol
 from maskclip.vocabulary import Vocabulary
 
 WEIGHTS, DESCRIPTION = "student.safetensors", "student.json"

@@ -30,16 +30,14 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.distributed.constants import default_pg_timeout
 
-from maskclip.checks import is_count, require
-from maskclip.errors import InputError
-from maskclip.files import is_full, writing
+from maskclip.errors import InputError, is_count, require
+from maskclip.files import CHECKOUT, is_full, writing
 from maskclip.programs import ranks
-from maskclip.results import PROJECT
 from maskclip.vocabulary import read_words
 
 Card = dict[str, Any]
 
-OmegaConf.register_new_resolver("project", lambda: str(PROJECT), replace=True)
+OmegaConf.register_new_resolver("project", lambda: str(CHECKOUT), replace=True)
 
 
 def by_data(table: DictConfig | dict[str, Any], otherwise: Any, *, _root_: DictConfig) -> Any:
@@ -55,7 +53,7 @@ def options(*, _root_: DictConfig) -> str:
     """For --help: the config groups of a program and what there is to choose, what is chosen in brackets."""
     lines = []
     for group, chosen in sorted(OmegaConf.select(_root_, "hydra.runtime.choices").items()):
-        names = sorted(path.stem for path in (PROJECT / "conf" / group).glob("[!_]*.yaml"))
+        names = sorted(path.stem for path in (CHECKOUT / "conf" / group).glob("[!_]*.yaml"))
         if names and group != "hydra" and names != [chosen]:
             words = " ".join(f"[{name}]" if name == chosen else name for name in names)
             lines += textwrap.wrap(words, 120, initial_indent=f"  {group:<12}", subsequent_indent=" " * 14, break_on_hyphens=False)
@@ -226,7 +224,7 @@ def words_table(cfg: DictConfig, names: list[str]) -> Card | None:
 
 def _check_replaced(cfg: DictConfig, prompts: Card, table: Card) -> None:
     """Raise `InputError` if a table of words would replace prompts that are not those of a file in conf/classes."""
-    files = map(OmegaConf.load, (PROJECT / "conf" / "classes").glob("*.yaml"))
+    files = map(OmegaConf.load, (CHECKOUT / "conf" / "classes").glob("*.yaml"))
     shipped: Card = next((plain(file.prompts) for file in files if list(file.names) == list(table)), prompts)
     replaced = [name for name, words in prompts.items() if _as_list(words) not in (_as_list(shipped.get(name)), _as_list(table.get(name)))]
     if replaced:

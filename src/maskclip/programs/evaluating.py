@@ -15,18 +15,19 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
 
-from maskclip.acceleration import accelerate
-from maskclip.callbacks import SavePictures, StepProgressBar
 from maskclip.data.datamodule import SegmentationData
 from maskclip.errors import InputError
+from maskclip.evaluation.cards import commit, device_name, score_entries, versions
+from maskclip.evaluation.scores import scores
+from maskclip.evaluation.tables import class_table, table
 from maskclip.files import write_bytes, write_json
-from maskclip.inference import Segmenter
-from maskclip.metrics import scores
+from maskclip.inference.kernels import accelerate
+from maskclip.inference.predict import Segmenter
+from maskclip.inference.protocol import Protocol
 from maskclip.programs.common import Card, build, build_trainer, check_precision, check_run, plain, recorded, words_of, words_table
 from maskclip.programs.logs import log_scores, run_logger
-from maskclip.protocol import Protocol
-from maskclip.results import class_table, commit, device_name, score_entries, table, versions
 from maskclip.tasks import Evaluation
+from maskclip.tasks.callbacks import SavePictures, StepProgressBar
 from maskclip.vocabulary import Vocabulary
 
 LABELS = {

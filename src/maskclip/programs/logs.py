@@ -9,8 +9,8 @@ from typing import Any
 from omegaconf import DictConfig
 from pytorch_lightning.loggers import Logger, WandbLogger
 
+from maskclip.evaluation.tables import COLUMNS
 from maskclip.programs.common import build, recorded
-from maskclip.results import COLUMNS
 
 
 @contextmanager

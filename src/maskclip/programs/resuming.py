@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from pytorch_lightning.utilities import rank_zero_only
 
-from maskclip.changes import changed_keys, changes
-from maskclip.errors import InputError
+from maskclip.errors import InputError, changed_keys, changes
 from maskclip.files import check_readable, write_json
-from maskclip.protocol import Protocol
+from maskclip.inference.protocol import Protocol
 from maskclip.tasks import MaskCLIPPlus
 from maskclip.tasks.maskclip_plus import steps_of
 

@@ -15,18 +15,18 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
 
-from maskclip.acceleration import accelerate
-from maskclip.callbacks import PictureProgress
-from maskclip.data.walk import LeftOut
 from maskclip.errors import InputError
+from maskclip.images.finding import LeftOut
+from maskclip.inference.kernels import accelerate
+from maskclip.inference.protocol import Protocol
 from maskclip.models.maskclip import MaskCLIP
 from maskclip.models.student import Student
 from maskclip.programs.common import build, build_trainer, check_precision, check_trainer, plain, words_of
-from maskclip.protocol import Protocol
 from maskclip.segmenting.inputs import BROKEN, Picture, find_pictures, with_pages, write_broken
 from maskclip.segmenting.outputs import Outputs
 from maskclip.segmenting.resuming import prepare
 from maskclip.tasks import Segmentation
+from maskclip.tasks.callbacks import PictureProgress
 from maskclip.vocabulary import Vocabulary
 
 PLACES = ("_target_", "checkpoint", "pretrained", "text_embeddings", "cache")

@@ -11,15 +11,15 @@ from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.utilities import rank_zero_only
 
-from maskclip.callbacks import AtomicCheckpoints, Pace
-from maskclip.checks import is_count, is_number, require
 from maskclip.data.datamodule import SegmentationData
+from maskclip.errors import is_count, is_number, require
 from maskclip.files import quoted, remove_stale
 from maskclip.models.student import Student, load_student
 from maskclip.programs.common import Card, build, build_trainer, check_run, plain, words_of
 from maskclip.programs.evaluating import evaluate_model, report
 from maskclip.programs.logs import log_scores, run_logger
 from maskclip.programs.resuming import check_resumable, checkpoint_to_resume, image_list, write_image_list
+from maskclip.tasks.callbacks import AtomicCheckpoints, Pace
 from maskclip.vocabulary import Vocabulary
 
 

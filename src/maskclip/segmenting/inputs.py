@@ -11,10 +11,10 @@ from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from maskclip.data.images import page_count
-from maskclip.data.walk import LeftOut, find_images, match_images
 from maskclip.errors import InputError
 from maskclip.files import quoted, read_text, write_text
+from maskclip.images.finding import LeftOut, find_images, match_images
+from maskclip.images.reading import page_count
 
 BROKEN = "broken.txt"
 

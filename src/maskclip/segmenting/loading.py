@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from maskclip.data.images import page_count, read_image
 from maskclip.data.samplers import EveryNth
 from maskclip.errors import InputError
+from maskclip.images.reading import page_count, read_image
 from maskclip.segmenting.inputs import Picture
 
 

@@ -13,13 +13,12 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from maskclip.checks import is_count
-from maskclip.data.images import write_atomically, write_mask
-from maskclip.data.notices import warn_once
-from maskclip.errors import InputError
+from maskclip.errors import InputError, is_count
 from maskclip.files import replacing, write_json
-from maskclip.labelling import SOFT, Features, Prediction
-from maskclip.pictures import legend, overlay
+from maskclip.images.drawing import legend, overlay
+from maskclip.images.writing import write_atomically, write_mask
+from maskclip.inference.labels import SOFT, Features, Prediction
+from maskclip.notices import warn_once
 from maskclip.vocabulary import Vocabulary
 
 FOLDERS = {

@@ -9,8 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from maskclip.changes import changed_keys, changes
-from maskclip.errors import InputError
+from maskclip.errors import InputError, changed_keys, changes
 from maskclip.files import remove_stale, write_json, writing
 from maskclip.segmenting.inputs import BROKEN, Picture
 from maskclip.segmenting.outputs import FOLDERS, Outputs

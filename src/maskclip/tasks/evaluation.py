@@ -7,9 +7,9 @@ from torch import Tensor
 from torchmetrics import SumMetric
 
 from maskclip.data.dataset import Sample
-from maskclip.inference import Segmenter, predict
-from maskclip.metrics import Confusion
-from maskclip.protocol import Protocol
+from maskclip.evaluation.scores import Confusion
+from maskclip.inference.predict import Segmenter, predict
+from maskclip.inference.protocol import Protocol
 
 
 class Evaluation(pl.LightningModule):

@@ -11,15 +11,14 @@ import torch.distributed as dist
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from maskclip.checks import is_count, is_number, require
 from maskclip.data.dataset import Sample
-from maskclip.errors import InputError
+from maskclip.errors import InputError, is_count, is_number, require
+from maskclip.evaluation.scores import Confusion, iou_of, scores
 from maskclip.functional import UNLABELLED, cross_entropy, distillation, pseudo_labels, upsample_logits
-from maskclip.inference import predict
-from maskclip.metrics import Confusion, iou_of, scores
+from maskclip.inference.predict import predict
+from maskclip.inference.protocol import Protocol
 from maskclip.models.maskclip import MaskCLIP
 from maskclip.models.student import Student
-from maskclip.protocol import Protocol
 
 
 class MaskCLIPPlus(pl.LightningModule):

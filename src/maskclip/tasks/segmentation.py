@@ -15,10 +15,9 @@ import torch
 from torch import distributed
 from torch.utils.data import DataLoader
 
-from maskclip.checks import is_count
-from maskclip.errors import InputError
-from maskclip.inference import Prediction, Segmenter, check_features, predict, rule_of
-from maskclip.protocol import Protocol
+from maskclip.errors import InputError, is_count
+from maskclip.inference.predict import Prediction, Segmenter, check_features, predict, rule_of
+from maskclip.inference.protocol import Protocol
 from maskclip.segmenting.inputs import Picture
 from maskclip.segmenting.loading import Loaded, make_loader
 from maskclip.segmenting.outputs import Outputs

@@ -1,0 +1,1 @@
+"""Scores, result cards and tables."""

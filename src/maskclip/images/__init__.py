@@ -1,0 +1,1 @@
+"""Reading, writing, finding and drawing images."""

@@ -1,0 +1,62 @@
+"""Calls of the programs in a process of their own, as people make them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from conftest import ROOT
+from PIL import Image
+
+TINY = ("model=maskclip_textures", "data=textures", "trainer=cpu", "data.num_workers=0")
+SMALL_STUDENT = (
+    "experiment=textures_zero_shot",
+    "trainer=cpu",
+    "data.num_workers=0",
+    "data.batch_size=2",
+    "data.augmentation.crop=64",
+    "student.decoder_channels=16",
+    "callbacks.last.every_n_train_steps=1",
+    "pictures=0",
+)
+
+SMALL_PICTURES = ("model=maskclip_textures", "classes=textures", "protocol.short_side=48", "trainer=cpu")
+
+
+def command(program: str, *overrides: str) -> list[str]:
+    return [sys.executable, str(ROOT / "src" / f"{program}.py"), *overrides]
+
+
+def environment(tmp_path: Path) -> dict[str, str]:
+    return os.environ | {"MASKCLIP_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
+
+
+def call(tmp_path: Path, program: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """Run a program from a foreign working directory; its outputs go below `tmp_path`."""
+    return subprocess.run(
+        command(program, f"hydra.run.dir={tmp_path}/out", *overrides),
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        timeout=900,
+    )
+
+
+def expect_one_sentence(result: subprocess.CompletedProcess[str], *parts: str) -> None:
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    for part in parts:
+        assert part in line
+
+
+def draw_photos(folder: Path, count: int) -> None:
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for number in range(count):
+        coarse = Image.fromarray(random.integers(0, 256, (4, 5, 3), dtype=np.uint8))
+        coarse.resize((64, 48), Image.Resampling.BICUBIC).save(folder / f"{number:03d}.png")
