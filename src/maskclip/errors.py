@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 LONGEST = 60
@@ -56,3 +56,32 @@ def changes(keys: Iterable[str], before: Mapping[str, Any], now: Mapping[str, An
 def _brief(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+
+
+Check = tuple[Callable[[Any], bool], str]
+"""A predicate for the value of a setting, and the expected value in words."""
+
+
+def is_boolean(value: Any) -> bool:
+    """Whether the value is True or False, not a string such as "no"."""
+    return isinstance(value, bool)
+
+
+def optional(is_valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """A predicate that accepts None as well."""
+    return lambda value: value is None or is_valid(value)
+
+
+def one_of(*choices: str) -> Check:
+    """A check for one of several names."""
+    return (lambda value: value in choices), f"{', '.join(choices[:-1])} or {choices[-1]}"
+
+
+BOOLEAN: Check = (is_boolean, "true or false")
+COUNT: Check = (is_count, "a whole number, at least 1")
+
+
+def check_settings(settings: Mapping[str, Any], checks: Mapping[str, Check], prefix: str = "") -> None:
+    """Raise `InputError` for the first invalid setting, with its key after `prefix`, its value and what was expected."""
+    for key, (is_valid, expected) in checks.items():
+        require(is_valid(settings[key]), f"{prefix}{key}", settings[key], expected)

@@ -20,7 +20,8 @@ from maskclip import InputError, Protocol, Released, Student, Vocabulary
 from maskclip.clip import STRATEGIES
 from maskclip.data.corruptions import CORRUPTIONS
 from maskclip.data.transforms import TrainTransform
-from maskclip.programs.common import build, build_trainer, plain
+from maskclip.programs.common import build, plain
+from maskclip.programs.devices import build_trainer
 
 CONF = ROOT / "conf"
 PROGRAMS = ("train", "eval", "segment", "embed", "export")

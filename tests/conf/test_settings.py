@@ -14,9 +14,9 @@ from pytorch_lightning.strategies import DDPStrategy
 from maskclip import InputError, MaskCLIP, Protocol, Released, Student
 from maskclip.data.datamodule import SegmentationData
 from maskclip.data.transforms import TrainTransform
-from maskclip.programs import common, embed, evaluate, export, segment, train
-from maskclip.programs.common import build_trainer, check_precision, check_run, check_trainer
-from maskclip.programs.training import check_training
+from maskclip.programs import devices, embed, evaluate, export, segment, train
+from maskclip.programs.checks import check_precision, check_run, check_trainer, check_training
+from maskclip.programs.devices import build_trainer
 from maskclip.tasks.callbacks import LabelPictures
 
 NAN, INF = float("nan"), float("inf")
@@ -246,7 +246,7 @@ def test_several_gpus_are_the_same_however_they_are_asked_for(
 ) -> None:
     """They always have synchronised BatchNorm, buffers that are not broadcast, and the precision of one GPU."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(common, "build", lambda node, **options: {**node, **options})
+    monkeypatch.setattr(devices, "build", lambda node, **options: {**node, **options})
     made: Any = build_trainer(compose_cfg("train", f"paths.output={tmp_path}", *overrides))
     assert (made["sync_batchnorm"], made["precision"]) == (several, "32-true")
     assert isinstance(made["strategy"], DDPStrategy) == several

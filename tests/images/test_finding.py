@@ -15,7 +15,7 @@ from maskclip import InputError
 from maskclip.data.datamodule import SegmentationData
 from maskclip.data.dataset import SegmentationDataset
 from maskclip.images.finding import RECORDS, LeftOut, find_images, match_images
-from maskclip.segmenting.inputs import find_pictures
+from maskclip.segmenting.inputs import find_inputs
 from maskclip.segmenting.outputs import FOLDERS
 
 Walk = Callable[[Path], tuple[list[str], LeftOut]]
@@ -29,12 +29,12 @@ def fill(folder: Path, *names: str) -> Path:
 
 
 def by_segment(folder: Path) -> tuple[list[str], LeftOut]:
-    pictures, left_out = find_pictures([str(folder)], Path("/nowhere"))
+    pictures, left_out = find_inputs([str(folder)], Path("/nowhere"))
     return [picture.name for picture in pictures], left_out
 
 
 def by_glob(folder: Path) -> tuple[list[str], LeftOut]:
-    pictures, left_out = find_pictures([f"{folder}/**/*"], Path("/nowhere"))
+    pictures, left_out = find_inputs([f"{folder}/**/*"], Path("/nowhere"))
     return [picture.name for picture in pictures], left_out
 
 

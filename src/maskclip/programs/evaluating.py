@@ -24,7 +24,9 @@ from maskclip.files import write_bytes, write_json
 from maskclip.inference.kernels import accelerate
 from maskclip.inference.predict import Segmenter
 from maskclip.inference.protocol import Protocol
-from maskclip.programs.common import Card, build, build_trainer, check_precision, check_run, plain, recorded, words_of, words_table
+from maskclip.programs.checks import check_precision, check_run
+from maskclip.programs.common import Card, build, plain, recorded, words_of, words_table
+from maskclip.programs.devices import build_trainer
 from maskclip.programs.logs import log_scores, run_logger
 from maskclip.tasks import Evaluation
 from maskclip.tasks.callbacks import SavePictures, StepProgressBar

@@ -36,15 +36,20 @@ class EndTogether(Callback):
     """
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        global _watcher
-        if not several():
-            return
-        started: list[Any] = getattr(trainer.strategy.launcher, "procs", [])
-        _children.extend(started)
-        started.clear()  # Lightning's own observer would kill this process with SIGKILL, without a message
-        if _watcher is None:
-            _watcher = threading.Thread(target=_watch, name="end-together", daemon=True)
-            _watcher.start()
+        watch(trainer.strategy.launcher)
+
+
+def watch(launcher: Any) -> None:
+    """Watch the processes that a launcher of Lightning or Fabric has started; does nothing in a run of one process."""
+    global _watcher
+    if not several():
+        return
+    started: list[subprocess.Popen[bytes]] = getattr(launcher, "procs", [])
+    _children.extend(started)
+    started.clear()  # Lightning's own observer would kill this process with SIGKILL, without a message
+    if _watcher is None:
+        _watcher = threading.Thread(target=_watch, name="end-together", daemon=True)
+        _watcher.start()
 
 
 def several() -> bool:

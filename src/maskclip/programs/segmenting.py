@@ -1,90 +1,103 @@
-"""`src/segment.py`: label maps for pictures."""
+"""`src/segment.py`: label maps for a folder of images."""
 
 from __future__ import annotations
 
+import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
+from lightning_fabric import Fabric
 from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
+from torch import distributed
+from tqdm import tqdm
 
-from maskclip.errors import InputError
+from maskclip.errors import InputError, require
 from maskclip.images.finding import LeftOut
 from maskclip.inference.kernels import accelerate
 from maskclip.inference.protocol import Protocol
 from maskclip.models.maskclip import MaskCLIP
 from maskclip.models.student import Student
-from maskclip.programs.common import build, build_trainer, check_precision, check_trainer, plain, words_of
-from maskclip.segmenting.inputs import BROKEN, Picture, find_pictures, with_pages, write_broken
+from maskclip.programs.checks import check_precision, check_trainer
+from maskclip.programs.common import build, plain, words_of
+from maskclip.programs.devices import launch
+from maskclip.segmenting.inputs import BROKEN, InputImage, find_inputs, with_pages, write_broken
 from maskclip.segmenting.outputs import Outputs
 from maskclip.segmenting.resuming import prepare
-from maskclip.tasks import Segmentation
-from maskclip.tasks.callbacks import PictureProgress
+from maskclip.segmenting.running import Segmentation
 from maskclip.vocabulary import Vocabulary
 
-PLACES = ("_target_", "checkpoint", "pretrained", "text_embeddings", "cache")
-"""Settings of models that say where something lies; what lies there has fingerprints."""
+LOCATIONS = ("_target_", "checkpoint", "pretrained", "text_embeddings", "cache")
+"""Settings of models that are locations of files. The files themselves have fingerprints."""
 PATIENCE = timedelta(days=7)
-"""How long a process that is done waits for the others, which may have larger pictures or slower cards."""
+"""How long a finished process waits for the others, which may have larger images or slower GPUs."""
 
 
 def segment(cfg: DictConfig) -> None:
     """`src/segment.py`: label maps, overlays and more for images, one legend, and a list of the images that failed."""
-    check_precision(cfg)
-    check_trainer(cfg)
-    start, sources = time.perf_counter(), plain(cfg.input)
-    if cfg.output is None:
-        raise InputError("output=null: name a folder, as in output=masks/")
-    if not isinstance(cfg.overwrite, bool):
-        raise InputError(f"overwrite={cfg.overwrite}: give true or false; nothing was removed")
-    output = Path(cfg.output)
-    if not sources:
-        raise InputError("no input: name an image or a folder, as in input=photos/")
-    sources = [str(source) for source in (sources if isinstance(sources, list) else [sources])]
-    if cfg.pages not in ("first", "all"):
-        raise InputError(f"pages={cfg.pages}: give first or all")
-    with said_if_slow(f"looking for images in {', '.join(sources)}"):
-        pictures, left_out = find_pictures(sources, output)
-    for sentence in left_out.sentences():
-        rank_zero_only(print)(sentence, flush=True)
-    if cfg.pages == "all":
-        with said_if_slow("counting the pages of image files"):
-            pictures = rank_zero_only(with_pages, default=pictures)(pictures)  # the others are given what is to be done
+    start, output = time.perf_counter(), check_segmenting(cfg)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # leave through `with` and `finally`
+    images, left_out = list_inputs(cfg, output)
     words = words_of(cfg)
     model: MaskCLIP | Student = build(cfg.model, classes=Vocabulary(**words) if words["names"] else None)
     kinds = {key: plain(cfg[key]) for key in ("masks", "overlays", "soft", "top", "features")}
     outputs = Outputs(output, model.vocabulary, **kinds)
     protocol: Protocol = build(cfg.protocol)
     settings = settings_of(cfg, model, protocol, outputs)
-    task = Segmentation(
-        accelerate(model, **plain(cfg.inference)),
-        protocol,
-        outputs,
-        partial(_prepare, outputs, pictures, settings, cfg.overwrite),
-        **{key: cfg[key] for key in ("batch", "num_workers", "num_writers", "pages")},
-    )
-    callbacks: list[pl.Callback] = [PictureProgress()] if cfg.trainer.enable_progress_bar and len(pictures) > 1 else []
-    options = {"callbacks": callbacks, "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = build_trainer(cfg, patience=PATIENCE, **options)
-    trainer.predict(task, return_predictions=False)
-    if trainer.is_global_zero:
-        report(task, pictures, left_out, time.perf_counter() - start)
+    options = {key: cfg[key] for key in ("batch_size", "num_workers", "num_writers", "pages")}
+    task = Segmentation(accelerate(model, **plain(cfg.inference)), protocol, outputs, **options)
+    processes = launch(cfg, PATIENCE)
+    todo: list[InputImage] = []
+    if processes.is_global_zero:
+        todo = list_todo(outputs, images, settings, cfg.overwrite)
+    folder, todo = processes.broadcast((output, todo))  # the default folder holds the time, which may differ
+    task.outputs = replace(outputs, folder=folder)
+    model.to(processes.device).eval()
+    segment_share(task, todo, processes, show_progress=cfg.trainer.enable_progress_bar and len(images) > 1)
+    if processes.is_global_zero:
+        report(task, images, len(todo), left_out, time.perf_counter() - start)
+
+
+def check_segmenting(cfg: DictConfig) -> Path:
+    """The output folder of a run. Raises `InputError` for settings that are missing or invalid."""
+    check_precision(cfg)
+    check_trainer(cfg)
+    require(cfg.output is not None, "output", cfg.output, "a folder, as in output=masks/")
+    require(isinstance(cfg.overwrite, bool), "overwrite", cfg.overwrite, "true or false; nothing was removed")
+    require(cfg.pages in ("first", "all"), "pages", cfg.pages, "first or all")
+    if not cfg.input:
+        raise InputError("no input: give an image or a folder, as in input=photos/")
+    return Path(cfg.output)
+
+
+def list_inputs(cfg: DictConfig, output: Path) -> tuple[list[InputImage], LeftOut]:
+    """The images of `input`, and the files that were left out, which are printed. Further pages are for the first process only."""
+    sources = plain(cfg.input)
+    sources = [str(source) for source in (sources if isinstance(sources, list) else [sources])]
+    with printed_if_slow(f"searching for images in {', '.join(sources)}"):
+        images, left_out = find_inputs(sources, output)
+    for sentence in left_out.sentences():
+        rank_zero_only(print)(sentence, flush=True)
+    if cfg.pages == "all":
+        with printed_if_slow("counting the pages of image files"):
+            images = rank_zero_only(with_pages, default=images)(images)  # the others receive the list of images to do
+    return images, left_out
 
 
 def settings_of(cfg: DictConfig, model: MaskCLIP | Student, protocol: Protocol, outputs: Outputs) -> dict[str, Any]:
-    """What the outputs depend on, by the names of the settings: two runs into one folder must have it in common."""
-    vocabulary, made = model.vocabulary, model.provenance
-    given = {f"model.{key}": value for key, value in plain(cfg.model).items() if key not in PLACES}
-    given |= {f"model.{key}": made[key] for key in ("templates", "text_sha256") if key in made}
+    """The settings that outputs depend on, by config key; all runs into one folder must agree in them."""
+    vocabulary, provenance = model.vocabulary, model.provenance
+    configured = {f"model.{key}": value for key, value in plain(cfg.model).items() if key not in LOCATIONS}
+    configured |= {f"model.{key}": provenance[key] for key in ("templates", "text_sha256") if key in provenance}
     return {
-        **given,
+        **configured,
         "model.weights_sha256": model.weights_sha256,
         "classes.names": list(vocabulary.names),
         "classes.prompts": vocabulary.words,
@@ -95,18 +108,47 @@ def settings_of(cfg: DictConfig, model: MaskCLIP | Student, protocol: Protocol, 
     }
 
 
-def _prepare(outputs: Outputs, pictures: list[Picture], settings: dict[str, Any], overwrite: bool) -> list[Picture]:
-    with said_if_slow(f"{len(pictures)} images; looking which of them {outputs.folder} has already"):
-        todo = prepare(outputs, pictures, settings, overwrite)
-    if len(todo) < len(pictures):
-        print(f"{len(pictures) - len(todo)} of {len(pictures)} were there already", flush=True)
+def list_todo(outputs: Outputs, images: list[InputImage], settings: dict[str, Any], overwrite: bool) -> list[InputImage]:
+    """The images without up-to-date outputs; makes the output folder ready, see `prepare`."""
+    with printed_if_slow(f"{len(images)} images; checking which are finished in {outputs.folder}"):
+        todo = prepare(outputs, images, settings, overwrite)
+    if len(todo) < len(images):
+        print(f"skipping {len(images) - len(todo)} of {len(images)} images, which are finished", flush=True)
     return todo
 
 
+def segment_share(task: Segmentation, todo: list[InputImage], processes: Fabric, show_progress: bool) -> None:
+    """Segment this process's share of the images, every n-th one; afterwards each process has the failures of all.
+
+    The progress bar is that of the first process. If the output goes to a file, it is updated every half minute.
+    """
+    rank, count = processes.global_rank, processes.world_size
+    share = todo[rank::count]
+    with tqdm(
+        total=len(share),
+        desc="segmenting" + (f" (process 1 of {count})" if count > 1 else ""),
+        unit="image",
+        mininterval=0.1 if sys.stderr.isatty() else 30,
+        disable=rank > 0 or not show_progress,
+        dynamic_ncols=True,
+    ) as bar:
+        task.run(share, bar.update)
+    task.broken, task.several_pages = gather(task.broken), gather(task.several_pages)
+
+
+def gather(entries: list[Any]) -> list[Any]:
+    """The entries of all processes, sorted."""
+    gathered = [entries]
+    if distributed.is_available() and distributed.is_initialized():
+        gathered = [[] for _ in range(distributed.get_world_size())]
+        distributed.all_gather_object(gathered, entries)
+    return sorted(entry for process in gathered for entry in process)
+
+
 @contextmanager
-def said_if_slow(what: str, after: float = 2.0) -> Iterator[None]:
-    """Say on the first process what is being done, if it takes more than so many seconds: a million files take minutes."""
-    timer = threading.Timer(after, rank_zero_only(print), [f"{what} ..."], {"flush": True})
+def printed_if_slow(message: str, after: float = 2.0) -> Iterator[None]:
+    """Print the message on the first process if the block takes more than so many seconds: a million files take minutes."""
+    timer = threading.Timer(after, rank_zero_only(print), [f"{message} ..."], {"flush": True})
     timer.start()
     try:
         yield
@@ -114,27 +156,28 @@ def said_if_slow(what: str, after: float = 2.0) -> Iterator[None]:
         timer.cancel()
 
 
-def report(task: Segmentation, pictures: list[Picture], left_out: LeftOut, seconds: float) -> None:
-    """Print what was done and write the list of images that failed.
+def report(task: Segmentation, images: list[InputImage], todo: int, left_out: LeftOut, seconds: float) -> None:
+    """Print a summary and write the list of images that failed.
 
     Raises `InputError` if there are any, or if images were left out because their format cannot be read.
     """
     broken, output = task.broken, task.outputs.folder
-    done = len(pictures) - len(broken)
-    rate = f"; {len(task.todo)} in {seconds:.0f} s" if task.todo else ""
+    done = len(images) - len(broken)
+    rate = f"; {todo} in {seconds:.0f} s" if todo else ""
     where = f"; {', '.join(task.outputs.kinds)} and legend in {output}" if done else ""
-    print(f"{done} of {len(pictures)} images segmented{rate}{where}")
+    print(f"{done} of {len(images)} images segmented{rate}{where}")
     if several := task.several_pages:
         print(
-            f"files with several pages: {len(several)}, such as {several[0]}; only the first page was segmented (pages=all for every page)"
+            f"only the first page was segmented of {len(several)} files with several pages, such as {several[0]} "
+            "(pages=all segments every page)"
         )
-    write_broken(output / BROKEN, pictures, broken)
+    write_broken(output / BROKEN, images, broken)
     problems = []
     if broken:
-        listed = "\n  ".join(why for _, why in broken[:20]) + ("\n  ..." if len(broken) > 20 else "")
-        problems.append(f"{len(broken)} of {len(pictures)} images could not be segmented, see {output / BROKEN}:\n  {listed}")
+        listed = "\n  ".join(reason for _, reason in broken[:20]) + ("\n  ..." if len(broken) > 20 else "")
+        problems.append(f"{len(broken)} of {len(images)} images could not be segmented, see {output / BROKEN}:\n  {listed}")
     if left_out.unreadable:
-        remedy = "to leave them out on purpose, name the others by a glob such as 'input=photos/**/*.jpg'"
+        remedy = "to leave them out on purpose, select the others with a glob such as 'input=photos/**/*.jpg'"
         problems.append(f"images in formats that cannot be read were left out: {left_out.unreadable}; {remedy}")
     if problems:
         raise InputError("\n".join(problems))

@@ -12,10 +12,11 @@ from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.utilities import rank_zero_only
 
 from maskclip.data.datamodule import SegmentationData
-from maskclip.errors import is_count, is_number, require
 from maskclip.files import quoted, remove_stale
 from maskclip.models.student import Student, load_student
-from maskclip.programs.common import Card, build, build_trainer, check_run, plain, words_of
+from maskclip.programs.checks import check_training
+from maskclip.programs.common import Card, build, plain, words_of
+from maskclip.programs.devices import build_trainer
 from maskclip.programs.evaluating import evaluate_model, report
 from maskclip.programs.logs import log_scores, run_logger
 from maskclip.programs.resuming import check_resumable, checkpoint_to_resume, image_list, write_image_list
@@ -41,32 +42,6 @@ def train(cfg: DictConfig) -> float | None:
         return None
     report(card, output)
     return card["miou"]
-
-
-def check_training(cfg: DictConfig) -> None:
-    """Raise `InputError` for settings of a training run that are invalid or would have no effect."""
-    check_run(cfg)
-    require(isinstance(cfg.compile, bool), "compile", cfg.compile, "true or false")
-    trainer, endless = (
-        cfg.trainer,
-        "training data are an endless stream without epochs: set trainer.max_steps and trainer.val_check_interval",
-    )
-    clip = trainer.gradient_clip_val
-    for key, valid, expected in (
-        ("max_steps", is_count(trainer.max_steps), "how many steps to train; the learning rate and the phases depend on it"),
-        ("precision", trainer.precision in ("32-true", "bf16-mixed", "16-mixed"), "32-true, bf16-mixed or 16-mixed"),
-        ("max_epochs", trainer.max_epochs in (-1, None), f"-1 ({endless})"),
-        ("check_val_every_n_epoch", trainer.check_val_every_n_epoch is None, f"null ({endless})"),
-        ("accumulate_grad_batches", is_count(trainer.accumulate_grad_batches), "a whole number, at least 1"),
-        ("log_every_n_steps", is_count(trainer.log_every_n_steps), "a whole number, at least 1"),
-        ("val_check_interval", is_count(trainer.val_check_interval), "a number of batches, at least 1"),
-        ("gradient_clip_val", clip is None or (is_number(clip) and clip > 0), "a number above 0, or null"),
-    ):
-        require(valid, f"trainer.{key}", trainer[key], expected)
-    for name, callback in cfg.callbacks.items():
-        for key in ("enable_version_counter", "save_on_train_epoch_end"):  # of ModelCheckpoint
-            if callback is not None and callback.get(key) is not None:
-                require(isinstance(callback[key], bool), f"callbacks.{name}.{key}", callback[key], "true or false")
 
 
 def train_student(cfg: DictConfig, output: Path) -> tuple[Card | None, Student]:

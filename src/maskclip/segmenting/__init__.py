@@ -1,1 +1,1 @@
-"""Label maps for people's own pictures: which pictures, what is written for each, and how a run goes on after a kill."""
+"""Label maps for a folder of images: inputs, outputs, resuming, and the loop over the images."""

@@ -1,4 +1,4 @@
-"""Reading pictures in other processes while the network computes; a broken file is a record, not an exception."""
+"""Read images in other processes while the network computes. A broken file is a record, not an exception."""
 
 from __future__ import annotations
 
@@ -11,56 +11,53 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from maskclip.data.samplers import EveryNth
 from maskclip.errors import InputError
 from maskclip.images.reading import page_count, read_image
-from maskclip.segmenting.inputs import Picture
+from maskclip.segmenting.inputs import InputImage
 
 
 class Loaded(NamedTuple):
-    """An image with its `pixels` (H, W, 3) uint8 RGB, or None and the `problem` why it cannot be read.
+    """An image with its `pixels` (H, W, 3) uint8 RGB, or None and the `problem` that prevents reading it.
 
-    `pages` is how many its file has, 1 where they are not counted.
+    `pages` is the number of pages of its file, 1 if they are not counted.
 
-    Not a tensor: those travel between processes in shared memory, and where that is full, as in a container's 64 MB, the
-    loader waits for ever. Arrays go through a pipe.
+    The pixels are not a tensor: tensors travel between processes in shared memory, and if that is full, as in a container
+    with 64 MB, the loader waits forever. Arrays go through a pipe.
     """
 
-    picture: Picture
+    image: InputImage
     pixels: np.ndarray | None
     problem: str = ""
     pages: int = 1
 
 
-class Pictures(Dataset[Loaded]):
-    """Images by their number in a list."""
+class InputImages(Dataset[Loaded]):
+    """The images of a list, read when they are indexed."""
 
-    def __init__(self, pictures: Sequence[Picture], count_pages: bool) -> None:
-        self.pictures, self.count_pages = pictures, count_pages
+    def __init__(self, images: Sequence[InputImage], count_pages: bool) -> None:
+        self.images, self.count_pages = images, count_pages
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
-    def __getitem__(self, number: int) -> Loaded:
-        picture = self.pictures[number]
-        path = Path(picture.path)
+    def __getitem__(self, index: int) -> Loaded:
+        image = self.images[index]
+        path = Path(image.path)
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a large picture; twice that size is an error
-                pixels = read_image(path, picture.page)
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a large image; twice that size is an error
+                pixels = read_image(path, image.page)
                 pages = page_count(path) if self.count_pages else 1
         except InputError as error:
-            return Loaded(picture, None, str(error))
-        return Loaded(picture, pixels, pages=pages)
+            return Loaded(image, None, str(error))
+        return Loaded(image, pixels, pages=pages)
 
 
-def make_loader(pictures: Sequence[Picture], rank: int, world: int, batch: int, num_workers: int, count_pages: bool) -> DataLoader[Loaded]:
-    """Lists of `batch` images; process `rank` of `world` has every `world`-th, none twice, none added to make it even."""
-    data = Pictures(pictures, count_pages)
+def make_loader(images: Sequence[InputImage], batch_size: int, num_workers: int, count_pages: bool) -> DataLoader[Loaded]:
+    """A loader of lists of `batch_size` images, in order."""
     return DataLoader(
-        data,
-        batch_size=batch,
-        sampler=EveryNth(data, rank, world),
+        InputImages(images, count_pages),
+        batch_size=batch_size,
         collate_fn=list,
         num_workers=num_workers,
         prefetch_factor=2 if num_workers else None,

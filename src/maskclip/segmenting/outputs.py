@@ -1,4 +1,4 @@
-"""What is written for a picture, and where."""
+"""The files that are written for an image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from maskclip.errors import InputError, is_count
+from maskclip.errors import BOOLEAN, InputError, check_settings, is_count, require
 from maskclip.files import replacing, write_json
 from maskclip.images.drawing import legend, overlay
 from maskclip.images.writing import write_atomically, write_mask
@@ -23,27 +23,28 @@ from maskclip.vocabulary import Vocabulary
 
 FOLDERS = {
     "masks": (".png", "class indices, palette PNG (16-bit grey with more than 254 classes)"),
-    "overlays": (".jpg", "the image with its classes in colour, scaled down to 65500 pixels where it is longer (a limit of JPEG)"),
+    "overlays": (".jpg", "the image with its classes in colour, scaled down to 65500 pixels if it is longer (the limit of JPEG)"),
     "confidence": (".png", "16-bit grey: value / 65535 is the probability of the best class"),
     "margin": (".png", "16-bit grey: value / 65535 is the probability of the best class less that of the second"),
-    "entropy": (".png", "16-bit grey: value / 65535 is the entropy of the probabilities over log(number of classes), 0 sure, 1 unsure"),
+    "entropy": (".png", "16-bit grey: value / 65535 is the entropy of the probabilities divided by log(number of classes); 0 is certain"),
     "top": (".npz", "top_classes (K, H, W) class indices, best first; top_probabilities (K, H, W) float16"),
-    "features": (".npz", "features (D, h, w) float16 of unit length, of the picture scaled to input_size; they cover covered_size"),
+    "features": (".npz", "features (D, h, w) float16 of unit length, of the image scaled to input_size; they cover covered_size"),
 }
-"""The folders of outputs: the suffix of the files in each, and what they are."""
+"""The folders of outputs, with the suffix and the description of their files."""
 
 LONGEST_JPEG = 65500
-"""Pixels of a side, as libjpeg has it."""
-OF_ONE_IMAGE = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
-"""Errors of a file name that this disk does not take, or that is taken by a folder; others are those of the disk."""
+"""The most pixels of a side that libjpeg writes."""
+FILE_NAME_ERRORS = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
+"""Errors of one file name, which the file system does not allow or which is a folder. Others are errors of the disk."""
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What is written into `folder` for every picture: `soft` are some of `SOFT`, `top` how many best classes.
+    """The kinds of files written to `folder` for every image: `soft` is a subset of `SOFT`, `top` the number of best classes.
 
     photos/a/cat.jpg, with the name a/cat.jpg, becomes `folder`/masks/a/cat.jpg.png, `folder`/overlays/a/cat.jpg.jpg and
-    so on, with the folders and suffixes of `FOLDERS`. Raises `InputError` if there is nothing to write, or more than there is.
+    so on, with the folders and suffixes of `FOLDERS`. Raises `InputError` for an unknown kind, more best classes than there
+    are classes, or nothing to write.
     """
 
     folder: Path
@@ -58,13 +59,13 @@ class Outputs:
         unknown = [self.soft] if isinstance(self.soft, str) else [name for name in self.soft if name not in SOFT]
         if unknown:
             raise InputError(f"soft={unknown[0]}: give a list of some of {', '.join(SOFT)}, as in 'soft=[{SOFT[0]}]'")
-        for name in ("masks", "overlays", "features"):
-            if not isinstance(getattr(self, name), bool):
-                raise InputError(f"{name}={getattr(self, name)}: give true or false")
-        if not is_count(self.top, least=0) or self.top > len(self.vocabulary):
-            raise InputError(f"top={self.top}: give a number from 0 to {len(self.vocabulary)}, as many as there are classes")
+        check_settings(vars(self), {"masks": BOOLEAN, "overlays": BOOLEAN, "features": BOOLEAN})
+        classes = len(self.vocabulary)
+        require(
+            is_count(self.top, least=0) and self.top <= classes, "top", self.top, f"a number from 0 to {classes}, the number of classes"
+        )
         if not self.kinds:
-            raise InputError("nothing to write: masks=false and overlays=false leave only soft, top and features, and none is asked for")
+            raise InputError("nothing to write: set one of masks, overlays, soft, top and features")
 
     @property
     def kinds(self) -> list[str]:
@@ -73,11 +74,11 @@ class Outputs:
         return [kind for kind in FOLDERS if chosen.get(kind, kind in self.soft)]
 
     def path(self, kind: str, name: str) -> Path:
-        """Where the output of a kind goes for the picture of this name."""
+        """The path of one kind of output of the image with this name."""
         return self.folder / kind / (name + FOLDERS[kind][0])
 
     def write_legend(self) -> None:
-        """Write legend.json and legend.png: the classes, their colours, and what lies in which folder."""
+        """Write legend.json and legend.png: the classes, their colours, and the description of each folder."""
         names, palette = list(self.vocabulary.names), self.vocabulary.colours
         classes = [{"index": i, "name": n, "colour": list(c)} for i, (n, c) in enumerate(zip(names, palette, strict=True))]
         files = {
@@ -89,7 +90,7 @@ class Outputs:
         write_atomically(legend(names, palette, width=640), self.folder / "legend.png")
 
     def write(self, name: str, pixels: np.ndarray, prediction: Prediction) -> str:
-        """Write all outputs of an image (H, W, 3) uint8; returns why some could not be written, "" if all were.
+        """Write all outputs of an image (H, W, 3) uint8; returns the reason if some could not be written, else "".
 
         Raises `InputError` if the cause is the disk or the network and not this image.
         """
@@ -101,21 +102,21 @@ class Outputs:
             "features": lambda path: self._write_features(path, prediction.features),
             "confidence": lambda path: write_grey(path, prediction.confidence),
             "margin": lambda path: write_grey(path, prediction.margin),
-            "entropy": lambda path: write_grey(path, prediction.entropy, whole=math.log(max(2, len(self.vocabulary)))),
+            "entropy": lambda path: write_grey(path, prediction.entropy, maximum=math.log(max(2, len(self.vocabulary)))),
         }
         return "; ".join(filter(None, (_problem(self.path(kind, name), writers[kind]) for kind in self.kinds)))
 
     def _write_overlay(self, path: Path, pixels: np.ndarray, labels: np.ndarray) -> None:
-        picture = Image.fromarray(overlay(pixels, labels, self.vocabulary.colours))
-        if max(picture.size) > LONGEST_JPEG:
+        image = Image.fromarray(overlay(pixels, labels, self.vocabulary.colours))
+        if max(image.size) > LONGEST_JPEG:
             warn_once("overlay", f"{path} is scaled down to {LONGEST_JPEG} pixels, the limit of JPEG; masks keep the size of the image")
-            picture.thumbnail((LONGEST_JPEG, LONGEST_JPEG))
-        write_atomically(picture, path, quality=92)
+            image.thumbnail((LONGEST_JPEG, LONGEST_JPEG))
+        write_atomically(image, path, quality=92)
 
     def _write_top(self, path: Path, prediction: Prediction) -> None:
         assert prediction.top_classes is not None and prediction.top_probabilities is not None
-        kind = np.uint8 if len(self.vocabulary) <= 256 else np.uint16
-        classes, probabilities = prediction.top_classes.numpy().astype(kind), prediction.top_probabilities.numpy().astype(np.float16)
+        dtype = np.uint8 if len(self.vocabulary) <= 256 else np.uint16
+        classes, probabilities = prediction.top_classes.numpy().astype(dtype), prediction.top_probabilities.numpy().astype(np.float16)
         write_arrays(path, np.savez_compressed, top_classes=classes, top_probabilities=probabilities)
 
     def _write_features(self, path: Path, features: Features | None) -> None:
@@ -125,22 +126,22 @@ class Outputs:
 
 
 def _problem(path: Path, write: Callable[[Path], None]) -> str:
-    """Write a file; returns why that is impossible for this image, "" if it worked. Raises `InputError` if it is for any image."""
+    """Write a file; returns the reason if that fails for this image only, else "". Raises `InputError` if it fails for any image."""
     try:
         write(path)
     except InputError as error:
-        if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in OF_ONE_IMAGE:
+        if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in FILE_NAME_ERRORS:
             raise
-        return f"{error}: rename the image, or name its outputs in a list (input=list.txt with path, tab, name in a line)"
+        return f"{error}: rename the image, or set the name of its outputs in a list (input=list.txt, lines of path, tab, name)"
     except Exception as error:  # encoders raise anything, and memory can be short for one large image
         return f"cannot write {path}: {type(error).__name__}: {error}"
     return ""
 
 
-def write_grey(path: Path, values: Tensor | None, whole: float = 1.0) -> None:
-    """Write values (H, W) in 0..`whole` as a 16-bit grey PNG, 65535 being `whole`. Atomic."""
+def write_grey(path: Path, values: Tensor | None, maximum: float = 1.0) -> None:
+    """Write values (H, W) in 0..`maximum` as a 16-bit grey PNG, in which 65535 is `maximum`. Atomic."""
     assert values is not None
-    grey = (values.float() / whole).clamp(0, 1).mul(65535).round().numpy().astype(np.uint16)
+    grey = (values.float() / maximum).clamp(0, 1).mul(65535).round().numpy().astype(np.uint16)
     write_atomically(Image.fromarray(grey), path)
 
 

@@ -1,41 +1,46 @@
-"""Threads that write while the next pictures are computed."""
+"""Threads that write files while the network computes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from types import TracebackType
 
 
 class Writers:
-    """A few threads that do what they are handed, such as compressing a PNG and writing it.
+    """A context manager with threads that run jobs, such as compressing and writing a PNG.
 
-    At most four jobs a thread wait, so that memory stays bounded where computing is faster than writing. What a job raises,
-    the next `submit` or `close` raises.
+    At most four jobs per thread wait, which bounds the memory if computing is faster than writing. An exception of a job is
+    raised by the next `submit` or at the end of the context, which waits for all jobs.
     """
 
     def __init__(self, threads: int) -> None:
         self.threads = ThreadPoolExecutor(threads, thread_name_prefix="writer")
-        self.most = 4 * threads
+        self.max_jobs = 4 * threads
         self.jobs: set[Future[None]] = set()
 
-    def submit(self, job: Callable[[], None]) -> None:
-        """Hand over a job; waits while too many are under way."""
-        self._settle(room_for=1)
-        self.jobs.add(self.threads.submit(job))
+    def __enter__(self) -> Writers:
+        return self
 
-    def close(self) -> None:
-        """Wait until all jobs are done."""
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         try:
-            self._settle(room_for=self.most)
+            if error is None:
+                self._wait_until(0)
         finally:
             self.threads.shutdown(cancel_futures=True)
 
-    def _settle(self, room_for: int) -> None:
+    def submit(self, job: Callable[[], None]) -> None:
+        """Run a job in a thread; waits while `max_jobs` are unfinished."""
+        self._wait_until(self.max_jobs - 1)
+        self.jobs.add(self.threads.submit(job))
+
+    def _wait_until(self, unfinished: int) -> None:
+        """Wait until at most so many jobs are unfinished; raises the exceptions of finished jobs."""
         done = {job for job in self.jobs if job.done()}
         while True:
             for job in done:
                 job.result()
             self.jobs -= done
-            if len(self.jobs) <= self.most - room_for:
+            if len(self.jobs) <= unfinished:
                 return
             done, _ = wait(self.jobs, return_when=FIRST_COMPLETED)

@@ -1,7 +1,6 @@
-"""The Lightning modules: when to call what, never how to compute it."""
+"""The Lightning modules and callbacks: they call the functions that compute, and compute nothing themselves."""
 
 from maskclip.tasks.evaluation import Evaluation
 from maskclip.tasks.maskclip_plus import MaskCLIPPlus
-from maskclip.tasks.segmentation import Segmentation
 
-__all__ = ["Evaluation", "MaskCLIPPlus", "Segmentation"]
+__all__ = ["Evaluation", "MaskCLIPPlus"]

@@ -17,9 +17,7 @@ from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
-from tqdm import tqdm
 
-from maskclip.data.samplers import EveryNth
 from maskclip.errors import is_count, require
 from maskclip.files import replacing
 from maskclip.functional import UNLABELLED
@@ -152,38 +150,6 @@ class LabelPictures(Callback):
             rows.append([pixels, *(overlay(pixels, magnify(m.numpy().astype("int32"), CELL), palette) for m in maps)])
         page = sheet(rows, ["image", "ground truth", f"labels ({module.phase})", "student"], CELL)
         return stack([page, legend(vocabulary.names, palette, page.width)])
-
-
-class PictureProgress(Callback):
-    """A progress bar over pictures: how many a second, and the time left. Of several processes the first one's share is shown.
-
-    Where the output goes to a file it moves every half minute.
-    """
-
-    bar: tqdm | None = None
-
-    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        todo: Any = pl_module.todo
-        shown = f" (process 1 of {trainer.world_size})" if trainer.world_size > 1 else ""
-        self.bar = tqdm(
-            total=len(EveryNth(todo, trainer.global_rank, trainer.world_size)),
-            desc=f"segmenting{shown}",
-            unit="image",
-            mininterval=0.1 if sys.stderr.isatty() else 30,
-            disable=not trainer.is_global_zero,
-            dynamic_ncols=True,
-        )
-
-    def on_predict_batch_end(self, _: pl.Trainer, __: pl.LightningModule, ___: Any, batch: Any, *____: Any) -> None:
-        if self.bar is not None:
-            self.bar.update(len(batch))
-
-    def on_predict_end(self, *_: Any) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def on_exception(self, *_: Any) -> None:
-        self.on_predict_end()
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
