@@ -17,7 +17,7 @@ from maskclip.data.transforms import TrainTransform
 from maskclip.programs import devices, embed, evaluate, export, segment, train
 from maskclip.programs.checks import check_precision, check_run, check_trainer, check_training
 from maskclip.programs.devices import build_trainer
-from maskclip.tasks.callbacks import LabelPictures
+from maskclip.tasks.callbacks import TrainingImages
 
 NAN, INF = float("nan"), float("inf")
 NOT_BOOLEAN: tuple[Any, ...] = (1, 0, "true", None)
@@ -116,9 +116,9 @@ def test_released_is_true_or_false() -> None:
 
 
 @pytest.mark.parametrize(("key", "value"), table(every_n_train_steps=NOT_COUNT, count=NOT_COUNT))
-def test_label_pictures(key: str, value: Any) -> None:
-    with pytest.raises(InputError, match=rf"callbacks\.pictures\.{key}="):
-        LabelPictures("unused", **{key: value})
+def test_training_images(key: str, value: Any) -> None:
+    with pytest.raises(InputError, match=rf"callbacks\.training_images\.{key}="):
+        TrainingImages("unused", **{key: value})
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_a_student_is_evaluated_and_segments_without_clip(tmp_path: Path, textur
     settings = (*SMALL_STUDENT, f"data.root={textures_root}", "trainer.max_steps=2", "trainer.val_check_interval=2")
     trained = call(tmp_path, "train", *settings, f"paths.output={tmp_path}/student")
     assert trained.returncode == 0, trained.stderr
-    assert "transductive" in trained.stdout
+    assert "Transductive" in trained.stdout
     checkpoint = f"model.checkpoint={tmp_path}/student/checkpoints/last.ckpt"
     evaluated = call(tmp_path, "eval", "model=student", checkpoint, "data=textures", "trainer=cpu", f"data.root={textures_root}")
     assert evaluated.returncode == 0, evaluated.stderr
@@ -363,7 +363,7 @@ def test_a_finished_run_is_prolonged_but_not_with_other_images(tmp_path: Path) -
     split = tmp_path / "data" / "ImageSets" / "Segmentation" / "train.txt"
     split.write_text("\n".join(split.read_text().splitlines()[8:]))
     refused = call(tmp_path, "train", *settings, "trainer.max_steps=4", "task.guided=1.0")
-    expect_one_sentence(refused, "10 images, now there are 2 (missing: train_00000", "and 3 more")
+    expect_one_sentence(refused, "10 images, but the data set has 2 (missing: train_00000", "and 3 more")
     assert call(tmp_path, "train", *settings, "resume=null", "trainer.max_steps=4", "task.guided=1").returncode == 2
 
 
@@ -402,7 +402,7 @@ def test_without_weights_one_sentence(tmp_path: Path, textures_root: Path) -> No
         (("segment", "model=maskclip_textures", "input={textures}", "classes.names=[zebra]", "output=null"), "output=null"),
         (("segment", "model=maskclip_textures", "input={textures}", "classes.names=[zebra]", "pages=2"), "pages=2: give first or all"),
         (("segment", "model=maskclip_textures", "input={textures}", "classes.names=[zebra]", "output=/dev/null/x"), "/dev/null"),
-        (("eval", "data=folder", "data.root=.", "classes.names=[zebra]", "model=maskclip_textures"), "nothing to score without masks"),
+        (("eval", "data=folder", "data.root=.", "classes.names=[zebra]", "model=maskclip_textures"), "an evaluation needs masks"),
         (("segment", "model=maskclip_textures", "input={textures}", "classes.names=[zebra]", "trainer=gpu"), "gpu"),
         (("eval", "model=maskclip_textures", "data=textures", "data.root={textures}", "data.masks=x/%.png"), "no such mask"),
         (("eval", "model=student", "model.checkpoint=nowhere", "data=textures", "data.root={textures}"), "no checkpoint nowhere"),

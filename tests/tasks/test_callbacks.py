@@ -14,12 +14,12 @@ from PIL import Image
 from tasks.test_maskclip_plus import make_data, make_task, make_trainer
 
 from maskclip import MaskCLIP
-from maskclip.programs.training import account
-from maskclip.tasks.callbacks import CELL, LabelPictures, Pace, StepProgressBar, peak_memory
+from maskclip.programs.training import training_cost
+from maskclip.tasks.callbacks import CELL, Pace, StepProgressBar, TrainingImages, peak_memory
 
 
 def test_label_pictures_come_once_every_so_many_steps(tiny: MaskCLIP, textures_root: Path, tmp_path: Path) -> None:
-    pictures = LabelPictures(tmp_path / "crops", every_n_train_steps=2, count=1)
+    pictures = TrainingImages(tmp_path / "crops", every_n_train_steps=2, count=1)
     trainer = make_trainer(tmp_path, 4, callbacks=[pictures], accumulate_grad_batches=2)
     trainer.fit(make_task(tiny, guided=3), make_data(textures_root, tiny.vocabulary, "seen"))
     found = sorted((tmp_path / "crops").iterdir())
@@ -37,7 +37,7 @@ def test_the_truth_of_a_picture_is_what_is_given_and_what_was_hidden(tiny: MaskC
     module: Any = SimpleNamespace(student=tiny, phase="guided")
     logits = torch.zeros(1, len(tiny.vocabulary), *size).index_fill_(1, torch.tensor(6), 1)
     batch = {"image": torch.zeros(1, 3, *size, dtype=torch.uint8), "mask": mask[None], "truth": truth[None]}
-    LabelPictures("unused").page(module, batch, {"labels": labels[None], "logits": logits})
+    TrainingImages("unused").page(module, batch, {"labels": labels[None], "logits": logits})
     assert (shown[0][0] == 5).all() and (shown[0][1:] == 3).all()
     assert (shown[1] == 4).all() and (shown[2] == 6).all()
 
@@ -68,7 +68,7 @@ def test_peak_memory_is_unknown_where_there_is_no_proc(monkeypatch: pytest.Monke
     assert np.isnan(peak_memory(torch.device("cpu")))
     pace.peak = peak_memory(torch.device("cpu"))
     trainer.callbacks = [pace]
-    assert account(trainer)["peak_memory_gb"] is None  # type: ignore[arg-type]
+    assert training_cost(trainer)["peak_memory_gb"] is None  # type: ignore[arg-type]
 
 
 def test_the_progress_bar_names_the_phase(tiny: MaskCLIP, textures_root: Path, tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_phases_follow_the_optimiser(tiny: MaskCLIP, textures_root: Path, tmp_pa
 
 
 def test_a_leaked_label_is_fatal(tiny: MaskCLIP, textures_root: Path, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="the data set leaks it"):
+    with pytest.raises(RuntimeError, match="leaks ground truth"):
         make_trainer(tmp_path, 4).fit(make_task(tiny), make_data(textures_root, tiny.vocabulary, "all"))
 
 
@@ -151,7 +151,7 @@ def test_labels_are_judged_where_there_are_any(tiny: MaskCLIP) -> None:
     truth = torch.tensor([[[a, b, b, 255, 255]]])
     labels = torch.tensor([[[a, a, 255, a, 0]]])  # right, wrong, too unsure to be one, nothing to compare with, given
     logits = torch.zeros(1, len(tiny.vocabulary), 1, 5).index_fill_(1, torch.tensor(b), 1)
-    task.judge(truth, given, labels, logits)
+    task.update_quality(truth, given, labels, logits)
     used, own = task.used_labels.compute(), task.own_labels.compute()
     assert (used[a, a], used[b, a], used.sum()) == (1, 1, 2)
     assert (own[a, b], own[b, b], own.sum()) == (1, 2, 3)
@@ -399,9 +399,9 @@ def test_a_checkpoint_without_permission_is_no_broken_one(tiny: MaskCLIP, tmp_pa
     [
         (
             ["b", "c", "d", "e", "f", "g", "h", "i", "j", "k"],
-            "10 images, now there are 10 .missing: a; new: k.*restore the training images",
+            "10 images, but the data set has 10 .missing: a; new: k.*restore the training images",
         ),
-        (["a", "b"], "10 images, now there are 2 .missing: c, d, e, f, g and 3 more."),
+        (["a", "b"], "10 images, but the data set has 2 .missing: c, d, e, f, g and 3 more."),
         (list("jihgfedcba"), "the same names in another order"),
     ],
 )
@@ -414,7 +414,7 @@ def test_a_run_does_not_go_on_with_other_images(tiny: MaskCLIP, tmp_path: Path, 
     with pytest.raises(InputError, match=message):
         check_resumable(make_task(tiny, run={"images": image_list(now)}), checkpoint, now)
     write_image_list(tmp_path, ["x"])  # of another run
-    with pytest.raises(InputError, match=rf"10 images, now there are {len(now)} .with other names"):
+    with pytest.raises(InputError, match=rf"10 images, but the data set has {len(now)} .with other names"):
         check_resumable(make_task(tiny, run={"images": image_list(now)}), checkpoint, now)
 
 
@@ -425,10 +425,10 @@ def test_a_run_does_not_go_on_with_other_images(tiny: MaskCLIP, tmp_path: Path, 
         ((10, 0.4), (20, 0.4), 3, None),
         ((10, 4), (20, 4), 9, None),
         ((10, 0.4), (20, 4), 9, None),
-        ((10, 0.4), (20, 0.4), 9, "the teacher labels 8 steps.*keep that with task.guided=4"),
-        ((10, 4), (20, 6), 2, "keep that with task.guided=4"),
+        ((10, 0.4), (20, 0.4), 9, "the teacher would label 8 steps instead of 4.*use task.guided=4"),
+        ((10, 4), (20, 6), 2, "use task.guided=4"),
         ((10, 4), (10, 6), 2, "task.guided was 4, is 6"),
-        ((10, 1.0), (8, 1.0), 2, "trainer.max_steps was 10, is 8: a resumed run can be prolonged, not shortened"),
+        ((10, 1.0), (8, 1.0), 2, "trainer.max_steps was 10, is 8: a resumed run can be extended but not shortened"),
     ],
 )
 def test_a_run_may_be_prolonged(

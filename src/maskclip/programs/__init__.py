@@ -1,4 +1,4 @@
-"""The programs behind src/*.py: the only modules that know Hydra and OmegaConf."""
+"""The programs behind src/*.py: the only modules that import Hydra and OmegaConf."""
 
 from maskclip.programs.common import program
 from maskclip.programs.embedding import embed

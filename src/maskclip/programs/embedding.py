@@ -1,4 +1,4 @@
-"""`src/embed.py`: the text embeddings of class names, in a file."""
+"""`src/embed_text.py`: write the text embeddings of class names to a file."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from maskclip.vocabulary import Vocabulary
 
 
 def embed(cfg: DictConfig) -> None:
-    """`src/embed.py`: the text embeddings of the class names, computed and written to a file."""
+    """`src/embed_text.py`: compute the text embeddings of the class names and write them to a file."""
     model: MaskCLIP = build(cfg.model, classes=Vocabulary(**words_of(cfg)))
     output = Path(cfg.output)
     model.save_text(output)
-    print(f"{len(model.text_embeddings)} words of {len(model.vocabulary)} classes, {model.embedding_dim} dimensions: {output}")
+    words, classes = len(model.text_embeddings), len(model.vocabulary)
+    print(f"wrote {words} words of {classes} classes with {model.embedding_dim} dimensions to {output}")

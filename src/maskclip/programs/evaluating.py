@@ -29,28 +29,29 @@ from maskclip.programs.common import Card, build, plain, recorded, words_of, wor
 from maskclip.programs.devices import build_trainer
 from maskclip.programs.logs import log_scores, run_logger
 from maskclip.tasks import Evaluation
-from maskclip.tasks.callbacks import SavePictures, StepProgressBar
+from maskclip.tasks.callbacks import SaveImages, StepProgressBar
 from maskclip.vocabulary import Vocabulary
 
 LABELS = {
-    "none": "Training saw no ground truth (data.labels=none).",
-    "oracle_ignore": "Of the ground truth, training saw which pixels are ignored (data.labels=oracle_ignore), as in the released code.",
-    "seen": "Seen and unseen classes compete; unseen pixels occur in the training images, unlabelled: transductive (data.labels=seen).",
-    "all": "Training saw all labels (data.labels=all).",
+    "none": "The student was trained without ground truth (data.labels=none).",
+    "oracle_ignore": "The student was trained without ground truth except for the ignored pixels (data.labels=oracle_ignore), as released.",
+    "seen": "Transductive zero-shot setting (data.labels=seen): training images contain unlabelled pixels of unseen classes, "
+    "and all classes compete in the evaluation.",
+    "all": "The student was trained with all labels (data.labels=all).",
 }
-"""What a student's number has to be read with."""
+"""The supervision of a student, by `data.labels` of its training."""
 
 
 def evaluate(cfg: DictConfig) -> float:
-    """`src/eval.py`: evaluate a model on a data set, print the table, write the card. Returns the mIoU in percent."""
+    """`src/eval.py`: evaluate a model on a data set, print a table and write the result card. Returns the mIoU in percent."""
     check_precision(cfg)
     check_run(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     vocabulary = Vocabulary(**words_of(cfg))
     data: SegmentationData = build(cfg.data, classes=vocabulary)
     if data.pattern("masks", data.split) is None:
-        raise InputError("there is nothing to score without masks (data.masks); src/segment.py writes label maps")
-    data.dataset(data.split).with_options(**data.spoiled)  # raises an error for a missing data set before the model is loaded
+        raise InputError("an evaluation needs masks: set data.masks, or use src/segment.py to write label maps")
+    data.dataset(data.split).with_options(**data.spoiled)  # a missing data set is an error before the model is loaded
     model = accelerate(build(cfg.model, classes=vocabulary), **plain(cfg.inference))
     output = Path(cfg.paths.output)
     with run_logger(cfg) as logger:
@@ -63,13 +64,13 @@ def evaluate(cfg: DictConfig) -> float:
 def evaluate_model(cfg: DictConfig, model: Segmenter, data: SegmentationData, output: Path, **more: Any) -> Card:
     """Evaluate a model on the split `data.split`; returns the result card, to which `more` is added.
 
-    Writes `output`/results.json, `output`/confusion.npy (pixel counts, rows are the truth) and a few pictures.
+    Writes `output`/results.json, `output`/confusion.npy (pixel counts with the ground truth in rows) and a few images.
     """
     protocol: Protocol = build(cfg.protocol)
     task = Evaluation(model, protocol, len(data.vocabulary))
     callbacks: list[pl.Callback] = [StepProgressBar()] if cfg.trainer.enable_progress_bar else []
     if cfg.pictures:
-        callbacks.append(SavePictures(output / "pictures", data.vocabulary, cfg.pictures))
+        callbacks.append(SaveImages(output / "pictures", data.vocabulary, cfg.pictures))
     trainer = build_trainer(cfg, callbacks=callbacks, logger=False, enable_checkpointing=False, precision="32-true")
     start = time.perf_counter()
     trainer.test(task, data, verbose=False)
@@ -104,7 +105,7 @@ def evaluate_model(cfg: DictConfig, model: Segmenter, data: SegmentationData, ou
 def write_results(output: Path, card: Card, counts: np.ndarray) -> None:
     """Write confusion.npy, then results.json, and add `confusion_sha256`, the SHA-256 of the first file, to the card.
 
-    A kill between the two leaves a new matrix beside an old card, whose fingerprint is then another one.
+    After a kill between the two, the new matrix does not match the fingerprint in the old card.
     """
     stream = io.BytesIO()
     np.save(stream, counts)
@@ -115,8 +116,8 @@ def write_results(output: Path, card: Card, counts: np.ndarray) -> None:
 
 @rank_zero_only
 def report(card: Card, output: Path) -> None:
-    """Print a card as a table, with the classes one by one and where the files are."""
-    if HydraConfig.get().mode == RunMode.MULTIRUN:  # one table comes in the end (sweeps.py)
+    """Print a card: the IoU of every class, the scores, the protocol and the location of the files."""
+    if HydraConfig.get().mode == RunMode.MULTIRUN:  # sweeps.py prints one table at the end
         print(f"mIoU {card['miou']:.2f}, {card['method']}; card: {output / 'results.json'}")
         return
     print(f"\n{class_table(card, card['unseen_classes'])}\n\n{table([card])}\n")
@@ -124,5 +125,5 @@ def report(card: Card, output: Path) -> None:
         f"{card['images']} images of {card['data']} in {card['seconds']:.1f} s on {card['device']}; protocol {card['protocol_hash']}; "
         f"card: {output / 'results.json'}"
     )
-    if caveat := LABELS.get(card["provenance"].get("labels")):
-        print(caveat)
+    if supervision := LABELS.get(card["provenance"].get("labels")):
+        print(supervision)

@@ -1,4 +1,4 @@
-"""The logger of a run: opened with the config, given the final scores, closed as finished or failed."""
+"""The logger of a run: it gets the config and the final scores and is closed as finished or failed."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from maskclip.programs.common import build, recorded
 def run_logger(cfg: DictConfig) -> Iterator[Logger | None]:
     """The logger of a run, with the whole config as its hyper-parameters; None for `logger=none`.
 
-    Afterwards the logger is closed, as failed after an exception. Otherwise wandb would write the next job of a multirun, which
-    is the same process, into this job's run.
+    Closes the logger at the end, as failed after an exception. Otherwise wandb would log the next job of a multirun, which
+    runs in the same process, into the run of this job.
     """
     logger: Logger | None = build(cfg.logger) if cfg.get("logger") else None
     if logger is None:

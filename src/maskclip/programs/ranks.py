@@ -1,4 +1,4 @@
-"""Several processes of a run end together: one of them reports its error, and nobody waits for a process that has failed."""
+"""End the processes of a run together: the first that fails reports its error, and no process waits for a failed one."""
 
 from __future__ import annotations
 
@@ -18,47 +18,47 @@ from torch.distributed.distributed_c10d import _get_default_store
 from maskclip.files import discard_partials
 
 FAILED, ENDED = "maskclip/failed", "maskclip/ended"
-"""Counters in the store of the process group: processes that have failed, and processes that have ended or are about to."""
+"""Keys of counters in the store of the process group: processes that failed, and processes that have ended or are about to."""
 POLL = 0.5
 GRACE = 10.0
-"""Seconds between two looks at the store, and how long a process waits until all others have ended."""
+"""Seconds between two checks of the store, and the longest wait for the end of the other processes."""
 
-_children: list[subprocess.Popen[bytes]] = []  # that Lightning started; empty under torchrun and SLURM
+_children: list[subprocess.Popen[bytes]] = []  # started by Lightning; empty under torchrun and SLURM
 _watcher: threading.Thread | None = None
 _leaving = threading.Event()
 
 
 class EndTogether(Callback):
-    """Ends this process soon after another one has failed.
-
-    A collective operation would wait for the failed process: with gloo until its connection closes, with NCCL until a
-    timeout of half an hour or more. Python cannot interrupt that wait, so a thread ends the whole process.
-    """
+    """Watches the processes of a trainer, see `watch`."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         watch(trainer.strategy.launcher)
 
 
 def watch(launcher: Any) -> None:
-    """Watch the processes that a launcher of Lightning or Fabric has started; does nothing in a run of one process."""
+    """End this process soon after another one has failed. `launcher` is that of Lightning or Fabric.
+
+    A collective operation would wait for the failed process: with gloo until its connection closes, with NCCL until a
+    timeout of half an hour or more. Python cannot interrupt that wait, so a thread ends the whole process.
+    """
     global _watcher
     if not several():
         return
-    started: list[subprocess.Popen[bytes]] = getattr(launcher, "procs", [])
-    _children.extend(started)
-    started.clear()  # Lightning's own observer would kill this process with SIGKILL, without a message
+    children: list[subprocess.Popen[bytes]] = getattr(launcher, "procs", [])
+    _children.extend(children)
+    children.clear()  # Lightning's own observer would kill this process with SIGKILL, without a message
     if _watcher is None:
         _watcher = threading.Thread(target=_watch, name="end-together", daemon=True)
         _watcher.start()
 
 
 def several() -> bool:
-    """Whether this run has several processes, and they know each other."""
+    """Whether this run has several processes that are connected."""
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
 def first_to_fail(error: Exception | None = None) -> bool:
-    """Whether no other process has failed before; if so, it is for this one to report its `error`."""
+    """Whether no other process has failed before, so that this one must report its `error`."""
     _leaving.set()
     try:
         return not several() or _get_default_store().add(FAILED, 1) == 1
@@ -70,12 +70,12 @@ def first_to_fail(error: Exception | None = None) -> bool:
 
 
 def _is_of_connection(error: Exception | None) -> bool:
-    """Whether an error says no more than that another process has ended. Those of gloo have no class of their own."""
+    """Whether an error only means that another process has ended. Errors of gloo have no class of their own."""
     return isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 def end(status: int) -> NoReturn:
-    """End this process after the others, with an exit status. Of several, the others have ended or are stopped then."""
+    """End this process with an exit status after the others have ended; stops those that it started."""
     if not several():
         sys.exit(status)
     with suppress(RuntimeError):
@@ -85,23 +85,23 @@ def end(status: int) -> NoReturn:
 
 
 def _wait(count: int) -> None:
-    """Wait until so many processes have ended, one was killed, or `GRACE` is over."""
+    """Wait until so many processes have ended or one was killed, but not longer than `GRACE`."""
     deadline = time.monotonic() + GRACE
     while not killed() and _get_default_store().add(ENDED, 0) < count and time.monotonic() < deadline:
         time.sleep(0.05)
 
 
 def leave(status: int = 2) -> NoReturn:
-    """End this process because another one has failed and reports it."""
+    """End this process because another one has failed and reports its error."""
     with suppress(RuntimeError):
         _get_default_store().add(ENDED, 1)
     _exit(status)
 
 
 def release() -> None:
-    """Stop watching: this process has done its part, or ends on its own. After an error, processes that it started are killed.
+    """Stop watching at the end of this process; after an error, kill the processes that it started.
 
-    The first process, which holds the store, ends last: otherwise a late error of another one could not be reported.
+    The first process holds the store and ends last. Otherwise a later error of another process could not be reported.
     """
     _leaving.set()
     if not several():
@@ -130,7 +130,7 @@ def _kill_children() -> None:
 
 
 def killed() -> str | None:
-    """A sentence about a process that this one started and that was killed, if there is one."""
+    """A sentence about a process that was started by this one and killed; None if there is none."""
     signals = [-child.returncode for child in _children if (child.poll() or 0) < 0]
     return f"a process of this run was killed (signal {signals[0]}); it may have run out of memory" if signals else None
 

@@ -1,4 +1,4 @@
-"""Resuming a training run: which checkpoint, whether the run is the same, and how it may be prolonged."""
+"""Resume a training run: find the checkpoint, compare the settings, and extend the run."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from maskclip.errors import InputError, changed_keys, changes
 from maskclip.files import check_readable, write_json
 from maskclip.inference.protocol import Protocol
 from maskclip.tasks import MaskCLIPPlus
-from maskclip.tasks.maskclip_plus import steps_of
+from maskclip.tasks.maskclip_plus import guided_steps
 
 IMAGES = "train_images.json"
-"""In the run folder, above its checkpoints: the names of the training images, for an error message that names the missing ones."""
-SEPARATE = ("classes", "student", "embedding_dim", "labels", "protocol", "run", "provenance", "guided")
+"""A file in the run folder with the names of the training images, for messages that list missing ones."""
+NOT_TASK = ("classes", "student", "embedding_dim", "labels", "protocol", "run", "provenance", "guided")
 
 
 def checkpoint_to_resume(resume: str | None) -> str | None:
-    """The checkpoint of a run folder or the file itself."""
+    """The path of the checkpoint in a run folder, or of the file itself. Raises `InputError` if it does not exist."""
     if resume is None:
         return None
     path = Path(resume)
@@ -35,7 +35,7 @@ def checkpoint_to_resume(resume: str | None) -> str | None:
 
 
 def image_list(names: Sequence[str]) -> dict[str, Any]:
-    """The number of the training images and a fingerprint (SHA-256) of their names in order, which training draws depend on."""
+    """The number of training images and the SHA-256 of their names in order, which the sampling of training images depends on."""
     return {"count": len(names), "sha256": hashlib.sha256("\0".join(names).encode("utf-8", "surrogateescape")).hexdigest()}
 
 
@@ -46,17 +46,17 @@ def write_image_list(folder: Path, names: Sequence[str]) -> None:
 
 
 def check_resumable(task: MaskCLIPPlus, checkpoint: str, names: Sequence[str] = ()) -> None:
-    """Raise `InputError` if the checkpoint is of another run: other settings or other training images than `names`.
+    """Raise `InputError` if the checkpoint was trained with other settings or other training images than `names`.
 
-    `trainer.max_steps` may be larger than before; what that does to the schedule is printed.
+    `trainer.max_steps` may be larger than before; the effect on the schedule is printed.
     """
     check_readable(Path(checkpoint), "resume")
-    try:  # mapped: the weights and the state of the optimiser are not read
+    try:  # mapped: does not read the weights and the state of the optimiser
         content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
         stored, step = content["hyper_parameters"], content.get("global_step", 0)
     except Exception as cause:
         raise InputError(f"{checkpoint} is not a checkpoint of src/train.py ({type(cause).__name__})") from cause
-    defaults = {name: parameter.default for name, parameter in signature(type(task)).parameters.items()}  # of keys that came later
+    defaults = {name: parameter.default for name, parameter in signature(type(task)).parameters.items()}  # older checkpoints lack keys
     before, now = {**defaults, **stored}, dict(task.hparams)
     if changed := _changes(before, now):
         raise InputError(
@@ -67,9 +67,9 @@ def check_resumable(task: MaskCLIPPlus, checkpoint: str, names: Sequence[str] = 
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """The settings in which the hyper-parameters of two tasks differ, each with both values; those of images and length excepted."""
+    """The settings with different values in two sets of hyper-parameters, with both values, except for images and length."""
     old, new = _flat(before), _flat(now)
-    recorded = [key for key in changed_keys(old, new) if key in old or not key.startswith(("data.", "teacher."))]  # by older runs too
+    recorded = [key for key in changed_keys(old, new) if key in old or not key.startswith(("data.", "teacher."))]
     return changes(recorded, old, new)
 
 
@@ -79,7 +79,7 @@ def _flat(hparams: Mapping[str, Any]) -> dict[str, Any]:
     teacher, augmentation = run.pop("teacher", {}), run.pop("augmentation", {})
     adamw = hparams["optimizer"] == "adamw"
     groups: dict[str, Mapping[str, Any]] = {
-        "task": {key: value for key, value in hparams.items() if key not in SEPARATE and not (key == "momentum" and adamw)},
+        "task": {key: value for key, value in hparams.items() if key not in NOT_TASK and not (key == "momentum" and adamw)},
         "classes": hparams["classes"],
         "student": hparams["student"],
         "protocol": Protocol(**hparams["protocol"]).settings,
@@ -95,19 +95,19 @@ def _check_images(checkpoint: str, before: Mapping[str, Any] | None, now: Mappin
         return
     old = _stored_names(Path(checkpoint).resolve().parents[1] / IMAGES, before)
     parts = []
-    for what, listed in (("missing", sorted(set(old or ()) - set(names))), ("new", sorted(set(names) - set(old or names)))):
+    for label, listed in (("missing", sorted(set(old or ()) - set(names))), ("new", sorted(set(names) - set(old or names)))):
         if listed:
-            parts.append(f"{what}: {', '.join(listed[:5])}" + (f" and {len(listed) - 5} more" if listed[5:] else ""))
+            parts.append(f"{label}: {', '.join(listed[:5])}" + (f" and {len(listed) - 5} more" if listed[5:] else ""))
     if old is not None and not parts:
         parts = ["the same names in another order"]
     raise InputError(
-        f"{checkpoint} was trained on {before['count']} images, now there are {now['count']}"
+        f"{checkpoint} was trained on {before['count']} images, but the data set has {now['count']}"
         f" ({'; '.join(parts) or 'with other names'}): restore the training images (data.root, data.train), or run without resume"
     )
 
 
 def _stored_names(path: Path, images: Mapping[str, Any]) -> list[str] | None:
-    """The names of the training images of a checkpoint; None if the file is missing or of another run."""
+    """The names in a file of training images; None if the file is missing or belongs to another run."""
     try:
         names = json.loads(path.read_text(encoding="utf-8"))
         return names if image_list(names) == images else None
@@ -116,22 +116,22 @@ def _stored_names(path: Path, images: Mapping[str, Any]) -> list[str] | None:
 
 
 def _check_length(before: Mapping[str, Any], now: Mapping[str, Any], step: int) -> None:
-    """Raise `InputError` if a run would be shortened, or prolonged so that a step already taken had another phase."""
+    """Raise `InputError` if a run would be shortened, or extended so that the phase of a finished step would change."""
     old, new = ((hparams["run"] or {}).get("max_steps") for hparams in (before, now))
     if old is None or new is None or old == new:
         if before["guided"] != now["guided"]:
             raise InputError(f"task.guided was {before['guided']}, is {now['guided']}: resume with the value of the run")
         return
     if new < old:
-        raise InputError(f"trainer.max_steps was {old}, is {new}: a resumed run can be prolonged, not shortened")
-    guided, guided_now = steps_of(before["guided"], old), steps_of(now["guided"], new)
+        raise InputError(f"trainer.max_steps was {old}, is {new}: a resumed run can be extended but not shortened")
+    guided, guided_now = guided_steps(before["guided"], old), guided_steps(now["guided"], new)
     same = guided == guided_now or (before["guided"] == now["guided"] and min(guided, step) == min(guided_now, step))
     if not same and now["labels"] != "all":
         raise InputError(
-            f"with trainer.max_steps={new} and task.guided={now['guided']} the teacher labels {guided_now} steps, but the run so far "
-            f"({step} steps) was trained with {guided}: keep that with task.guided={guided}"
+            f"with trainer.max_steps={new} and task.guided={now['guided']} the teacher would label {guided_now} steps instead of {guided}, "
+            f"but {step} steps are already trained: use task.guided={guided}"
         )
     rank_zero_only(print)(
         f"Resuming at step {step} with trainer.max_steps={new} (was {old}): the learning rate follows the schedule of {new} steps "
-        "from here on, so it is higher than at the end of the shorter run."
+        "from here on, and is higher than at the end of the shorter run."
     )

@@ -1,4 +1,4 @@
-"""`src/train.py` and `src/export.py`: a student, from its labels to a folder of its own."""
+"""`src/train.py` and `src/export.py`: train a student, and write it to a folder."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from maskclip.programs.devices import build_trainer
 from maskclip.programs.evaluating import evaluate_model, report
 from maskclip.programs.logs import log_scores, run_logger
 from maskclip.programs.resuming import check_resumable, checkpoint_to_resume, image_list, write_image_list
+from maskclip.tasks import MaskCLIPPlus
 from maskclip.tasks.callbacks import AtomicCheckpoints, Pace
 from maskclip.vocabulary import Vocabulary
 
 
 def train(cfg: DictConfig) -> float | None:
-    """`src/train.py`: train a student, evaluate it, print the table, write the card.
+    """`src/train.py`: train a student, evaluate it, print a table and write the result card.
 
-    Returns the mIoU in percent; None where there are no masks to score with.
+    Returns the mIoU in percent, or None without masks.
     """
     check_training(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -36,7 +37,7 @@ def train(cfg: DictConfig) -> float | None:
     if card is None:
         checkpoint = quoted(output / "checkpoints" / "last.ckpt")
         rank_zero_only(print)(
-            "No masks, so nothing is scored. To use the student:\n"
+            "There are no masks, so the student was not evaluated. To use it:\n"
             f"  python src/segment.py model=student model.checkpoint={checkpoint} input=photos/"
         )
         return None
@@ -45,39 +46,16 @@ def train(cfg: DictConfig) -> float | None:
 
 
 def train_student(cfg: DictConfig, output: Path) -> tuple[Card | None, Student]:
-    """The card of a student trained on the labels of its teacher, and the student; checkpoints go to `output`.
+    """Train a student; returns its result card, or None if the data set has no masks, and the student.
 
-    The card is None where the data have no masks to score with.
+    Writes checkpoints and the names of the training images to `output`.
     """
     words = words_of(cfg)
     vocabulary = Vocabulary(**words)
-    data: SegmentationData = build(cfg.data, classes=vocabulary)
+    data = build_data(cfg, vocabulary)
     names = data.dataset("train").names
-    for split in dict.fromkeys(("val", data.split)):
-        if data.pattern("masks", split) is not None:  # else there is nothing to score
-            data.dataset(split)
     resume = checkpoint_to_resume(cfg.resume)
-    teacher = build(cfg.teacher, classes=vocabulary)
-    task = build(
-        cfg.task,
-        classes=words,
-        embedding_dim=teacher.embedding_dim,
-        protocol=plain({k: v for k, v in cfg.protocol.items() if k != "_target_"}),
-        run={
-            "data": data.name,
-            "augmentation": data.augmentation,
-            "batch_size": data.batch_size,
-            "seed": data.seed,
-            "max_steps": cfg.trainer.max_steps,
-            "images": image_list(names),
-            **{key: data.files[key] for key in ("reduce_zero_label", "ignore") if key in data.files},  # what labels mean
-            "teacher": teacher_settings(cfg, teacher),
-        },
-        provenance={"method": cfg.method, "labels": data.labels, "teacher": {"method": teacher.method, **teacher.provenance}},
-    )
-    task.attach_teacher(teacher)
-    if cfg.compile:
-        task.student.network.compile()  # in place: checkpoints keep their names
+    task = build_task(cfg, words, data, names, build(cfg.teacher, classes=vocabulary))
     if resume:
         check_resumable(task, resume, names)
     callbacks = [build(c) for c in cfg.callbacks.values() if c is not None]
@@ -93,20 +71,52 @@ def train_student(cfg: DictConfig, output: Path) -> tuple[Card | None, Student]:
         student = task.student.eval()
         if data.pattern("masks", data.split) is None:
             return None, student
-        card = evaluate_model(cfg, student, data, output, training=account(trainer))
+        card = evaluate_model(cfg, student, data, output, training=training_cost(trainer))
         log_scores(logger, card, trainer.global_step)
         return card, student
 
 
+def build_data(cfg: DictConfig, vocabulary: Vocabulary) -> SegmentationData:
+    """The data set; raises `InputError` if files of a split that will be read are missing."""
+    data: SegmentationData = build(cfg.data, classes=vocabulary)
+    data.dataset("train")
+    for split in dict.fromkeys(("val", data.split)):
+        if data.pattern("masks", split) is not None:  # without masks there is no validation
+            data.dataset(split)
+    return data
+
+
+def build_task(cfg: DictConfig, words: Card, data: SegmentationData, names: list[str], teacher: Any) -> MaskCLIPPlus:
+    """The task with its teacher; `names` are the training images."""
+    run: Card = {
+        "data": data.name,
+        "augmentation": data.augmentation,
+        "batch_size": data.batch_size,
+        "seed": data.seed,
+        "max_steps": cfg.trainer.max_steps,
+        "images": image_list(names),
+        **{key: data.files[key] for key in ("reduce_zero_label", "ignore") if key in data.files},  # the meaning of labels
+        "teacher": teacher_settings(cfg, teacher),
+    }
+    provenance = {"method": cfg.method, "labels": data.labels, "teacher": {"method": teacher.method, **teacher.provenance}}
+    protocol: Card = {key: value for key, value in plain(cfg.protocol).items() if key != "_target_"}
+    options = {"classes": words, "embedding_dim": teacher.embedding_dim, "protocol": protocol, "run": run, "provenance": provenance}
+    task: MaskCLIPPlus = build(cfg.task, **options)
+    task.attach_teacher(teacher)
+    if cfg.compile:
+        task.student.network.compile()  # in place: checkpoints keep their names
+    return task
+
+
 def teacher_settings(cfg: DictConfig, teacher: Any) -> Card:
-    """The settings of the teacher on which pseudo labels depend, with fingerprints for the files it was read from."""
-    places = ("_target_", "pretrained", "text_embeddings", "cache")
-    prints = {"weights_sha256": teacher.weights_sha256, "text_sha256": teacher.provenance.get("text_sha256")}
-    return {**{key: value for key, value in plain(cfg.teacher).items() if key not in places}, **prints}
+    """The settings of the teacher that pseudo labels depend on, with fingerprints of its files."""
+    locations = ("_target_", "pretrained", "text_embeddings", "cache")
+    fingerprints = {"weights_sha256": teacher.weights_sha256, "text_sha256": teacher.provenance.get("text_sha256")}
+    return {**{key: value for key, value in plain(cfg.teacher).items() if key not in locations}, **fingerprints}
 
 
-def account(trainer: pl.Trainer) -> Card:
-    """What a finished training took: optimiser steps, images a second and the peak of memory, for the result card."""
+def training_cost(trainer: pl.Trainer) -> Card:
+    """The cost of a finished training for the result card: steps, seconds, images per second and peak memory in GB."""
     card: Card = {"steps": trainer.global_step, "processes": trainer.world_size, "precision": trainer.precision}
     for pace in (callback for callback in trainer.callbacks if isinstance(callback, Pace)):  # type: ignore[attr-defined]
         rate = pace.images / pace.seconds if pace.seconds else 0.0
@@ -119,8 +129,8 @@ def account(trainer: pl.Trainer) -> Card:
 
 
 def export(cfg: DictConfig) -> None:
-    """`src/export.py`: a trained student as a folder that needs neither Hydra nor Lightning nor CLIP."""
+    """`src/export.py`: write a trained student to a folder that needs neither Hydra nor Lightning nor CLIP."""
     student = load_student(cfg.checkpoint)
     student.save(cfg.output)
     size = sum(path.stat().st_size for path in Path(cfg.output).iterdir()) / 1e6
-    print(f"{student.method}, {len(student.vocabulary)} classes, {size:.1f} MB: {cfg.output}")
+    print(f"wrote {student.method} with {len(student.vocabulary)} classes ({size:.1f} MB) to {cfg.output}")

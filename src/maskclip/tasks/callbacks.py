@@ -1,4 +1,4 @@
-"""What happens beside training and evaluation: progress by steps, pace and memory, pictures of labels and predictions."""
+"""Callbacks of training and evaluation: progress in steps, throughput and memory, and images of labels and predictions."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from maskclip.images.writing import write_atomically
 from maskclip.vocabulary import Vocabulary
 
 CELL = 320
-"""Side of one picture on a sheet, in pixels."""
+"""Side of one image on a sheet, in pixels."""
 
 
 class StepProgressBar(TQDMProgressBar):
-    """Lightning's progress bar over optimiser steps: training data are an endless stream of draws without epochs.
+    """Lightning's progress bar over optimiser steps: training data are an endless stream without epochs.
 
-    Where the output goes to a file it moves now and then only.
+    If the output goes to a file, the bar is updated every 50 batches.
     """
 
     def __init__(self) -> None:
@@ -59,76 +59,77 @@ class StepProgressBar(TQDMProgressBar):
 
 
 class Pace(Callback):
-    """Logs images a second, of all processes and without validation, and the peak of memory in GB: the GPU's, else the process's."""
+    """Logs the images per second of all processes, without validation, and the peak memory in GB, see `peak_memory`.
+
+    `seconds`, `images` and `peak` hold the totals of the run.
+    """
 
     def __init__(self) -> None:
         self.seconds, self.images, self.peak = 0.0, 0, 0.0
-        self._since: tuple[float, int] | None = None
+        self._interval: tuple[float, int] | None = None  # its start, and the images since then
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        if self._since is None:
-            self._since = (time.perf_counter(), 0)
+        if self._interval is None:
+            self._interval = (time.perf_counter(), 0)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any) -> None:
-        assert self._since is not None
-        start, images = self._since
-        images += len(batch["image"]) * trainer.world_size
-        self._since = (start, images)
+        assert self._interval is not None
+        start, images = self._interval
+        self._interval = (start, images + len(batch["image"]) * trainer.world_size)
         if trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
-        self._stop()
-        self._since = (time.perf_counter(), 0)  # waiting for the next batch counts
+        self._close_interval()
+        self._interval = (time.perf_counter(), 0)  # waiting for the next batch counts
         self.peak = peak_memory(pl_module.device)
         pl_module.log_dict({"train/images_per_second": self.images / self.seconds, "train/memory_gb": self.peak})
 
-    def _stop(self) -> None:
-        if self._since is not None:
-            self.seconds += time.perf_counter() - self._since[0]
-            self.images += self._since[1]
-            self._since = None
+    def _close_interval(self) -> None:
+        if self._interval is not None:
+            self.seconds += time.perf_counter() - self._interval[0]
+            self.images += self._interval[1]
+            self._interval = None
 
     def on_validation_start(self, *_: Any) -> None:
-        self._stop()
+        self._close_interval()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._stop()
+        self._close_interval()
         self.peak = peak_memory(pl_module.device)
 
 
 def peak_memory(device: torch.device) -> float:
-    """The most memory in GB that this process has held so far: torch's on a GPU, else all of the process.
+    """The peak memory of this process in GB: that of torch on a GPU, else that of the whole process.
 
-    NaN for processes of systems other than Linux: Python has no portable call for it.
+    NaN on the CPU of systems other than Linux: Python has no portable call for it.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     status = Path("/proc/self/status")
-    found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
-    return int(found[1]) * 1024 / 1e9 if found else math.nan
+    peak = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
+    return int(peak[1]) * 1024 / 1e9 if peak else math.nan
 
 
-class LabelPictures(Callback):
-    """Every so many steps, writes what the loss saw of the first crops: image | truth | labels | prediction of the student.
+class TrainingImages(Callback):
+    """Writes the first crops of a batch at regular steps: image | ground truth | labels of the loss | prediction.
 
-    The truth is what the data set shows of it: without masks there is none. Sheets go to `folder`, and to wandb or TensorBoard.
+    The ground truth includes what the data set hides from training, if it is loaded. The sheets are written to `folder` and
+    logged to wandb or TensorBoard.
     """
 
     def __init__(self, folder: str | Path, every_n_train_steps: int = 1000, count: int = 4) -> None:
-        require(
-            is_count(every_n_train_steps), "callbacks.pictures.every_n_train_steps", every_n_train_steps, "a number of steps, at least 1"
-        )
-        require(is_count(count), "callbacks.pictures.count", count, "a number of images, at least 1")
+        key = "callbacks.training_images"
+        require(is_count(every_n_train_steps), f"{key}.every_n_train_steps", every_n_train_steps, "a number of steps, at least 1")
+        require(is_count(count), f"{key}.count", count, "a number of images, at least 1")
         self.folder, self.every, self.count = Path(folder), every_n_train_steps, count
-        self._done = 0
+        self._last_step = 0
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any) -> None:
         step = trainer.global_step
-        if not trainer.is_global_zero or step % self.every or step == self._done:  # steps stand still while gradients accumulate
+        if not trainer.is_global_zero or step % self.every or step == self._last_step:  # gradient accumulation repeats steps
             return
-        self._done = step
-        page = self.page(
-            pl_module, {name: value[: self.count].cpu() for name, value in batch.items() if isinstance(value, Tensor)}, outputs
-        )
+        self._last_step = step
+        first = {name: value[: self.count].cpu() for name, value in batch.items() if isinstance(value, Tensor)}
+        page = self.page(pl_module, first, outputs)
         write_atomically(page, self.folder / f"{step:06}.png")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
@@ -137,30 +138,34 @@ class LabelPictures(Callback):
                 logger.experiment.add_image("train/crops", np.asarray(page), step, dataformats="HWC")
 
     def page(self, module: Any, batch: dict[str, Tensor], outputs: dict[str, Tensor]) -> Image.Image:
-        """A sheet of the crops (B, 3, H, W) of a batch, with the outputs of the training step for them."""
+        """A sheet of the crops (B, 3, H, W) of a batch, with the outputs of the training step."""
         vocabulary: Vocabulary = module.student.vocabulary
-        palette, truth = vocabulary.colours, batch["mask"].masked_fill(batch["mask"] == UNLABELLED, vocabulary.ignore_index)
-        if "truth" in batch:
-            truth = torch.where(batch["mask"] == UNLABELLED, batch["truth"], truth)
+        palette = vocabulary.colours
+        predicted = outputs["logits"][: self.count].argmax(1).cpu()
+        label_maps = zip(true_labels(batch, vocabulary.ignore_index), outputs["labels"].cpu(), predicted, strict=False)
         rows = []
-        for image, *maps in zip(
-            batch["image"], truth, outputs["labels"].cpu(), outputs["logits"][: self.count].argmax(1).cpu(), strict=False
-        ):
+        for image, maps in zip(batch["image"], label_maps, strict=False):
             pixels = magnify(image.permute(1, 2, 0).numpy(), CELL)
             rows.append([pixels, *(overlay(pixels, magnify(m.numpy().astype("int32"), CELL), palette) for m in maps)])
         page = sheet(rows, ["image", "ground truth", f"labels ({module.phase})", "student"], CELL)
         return stack([page, legend(vocabulary.names, palette, page.width)])
 
 
+def true_labels(batch: dict[str, Tensor], ignored: int) -> Tensor:
+    """The ground truth (B, H, W) of a training batch: the mask, and at unlabelled pixels the hidden truth or `ignored`."""
+    mask = batch["mask"]
+    return torch.where(mask == UNLABELLED, batch["truth"] if "truth" in batch else torch.full_like(mask, ignored), mask)
+
+
 class AtomicCheckpoints(TorchCheckpointIO):
-    """Checkpoints that are written beside their place and then renamed: a kill leaves the old one or the new one."""
+    """Writes checkpoints to a temporary file that is renamed: after a kill, the old or the new one is complete."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        with replacing(Path(path)) as partial, partial.open("wb") as stream:  # a stream reports what the disk refuses
+        with replacing(Path(path)) as partial, partial.open("wb") as stream:  # a stream reports errors of the disk
             torch.save(checkpoint, stream)
 
 
-class SavePictures(Callback):
+class SaveImages(Callback):
     """Writes image | ground truth | prediction with a legend for the first `count` images of an evaluation."""
 
     def __init__(self, folder: str | Path, vocabulary: Vocabulary, count: int = 8) -> None:
@@ -169,19 +174,18 @@ class SavePictures(Callback):
     def on_test_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
-        each = trainer.test_dataloaders.batch_size if trainer.test_dataloaders else 1
-        first = batch_idx * each * trainer.world_size + trainer.global_rank
+        batch_size = trainer.test_dataloaders.batch_size if trainer.test_dataloaders else 1
+        first = batch_idx * batch_size * trainer.world_size + trainer.global_rank
         for number, sample in enumerate(batch):
             if first + number * trainer.world_size < self.count:
                 self.write(sample["name"], sample["image"], sample["mask"], outputs[sample["name"]])
 
     def write(self, name: str, image: Tensor, mask: Tensor, labels: Tensor) -> None:
-        """One sheet for one image: (3, H, W) uint8, (H, W) truth, (H, W) prediction."""
+        """Write the sheet of one image: (3, H, W) uint8, ground truth (H, W), prediction (H, W)."""
         palette = self.vocabulary.colours
         pixels = magnify(image.cpu().permute(1, 2, 0).numpy(), CELL)
         truth, predicted = (magnify(m.cpu().numpy().astype("int32"), CELL) for m in (mask, labels))
-        page = sheet(
-            [[pixels, colourise(truth, palette), overlay(pixels, predicted, palette)]], ["image", "ground truth", "prediction"], CELL
-        )
+        row = [pixels, colourise(truth, palette), overlay(pixels, predicted, palette)]
+        page = sheet([row], ["image", "ground truth", "prediction"], CELL)
         path = self.folder / f"{name.replace('/', '_')}.png"
         write_atomically(stack([page, legend(self.vocabulary.names, palette, page.width)]), path)

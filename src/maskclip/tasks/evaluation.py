@@ -1,4 +1,4 @@
-"""Evaluation of any model on the validation split of any data set."""
+"""Evaluation of any model on any data set."""
 
 from __future__ import annotations
 
@@ -13,26 +13,29 @@ from maskclip.inference.protocol import Protocol
 
 
 class Evaluation(pl.LightningModule):
-    """Predicts every image by the protocol and counts pixels; `counts` holds the pixels over all processes afterwards,
-    rows are the truth, and `images` how many images there were."""
+    """Predicts images under a protocol and counts pixels.
+
+    After testing, `counts` is the confusion matrix (C, C) over all processes, with the ground truth in rows, and `images`
+    the number of images.
+    """
 
     def __init__(self, model: Segmenter, protocol: Protocol, num_classes: int) -> None:
         super().__init__()
         self.model = model
         self.protocol = protocol
         self.confusion = Confusion(num_classes)
-        self.seen = SumMetric()
+        self.image_count = SumMetric()
         self.counts: Tensor | None = None
         self.images = 0
 
     def test_step(self, samples: list[Sample], _: int) -> dict[str, Tensor]:
-        """Labels (H, W) of each image by its name."""
+        """The predicted labels (H, W) of each image by its name."""
         predictions = predict(self.model, [sample["image"] for sample in samples], self.protocol)
         for sample, prediction in zip(samples, predictions, strict=True):
             self.confusion.update(prediction.labels, sample["mask"])
-        self.seen.update(len(samples))
+        self.image_count.update(len(samples))
         return {sample["name"]: prediction.labels for sample, prediction in zip(samples, predictions, strict=True)}
 
     def on_test_epoch_end(self) -> None:
         self.counts = self.confusion.compute().cpu()
-        self.images = int(self.seen.compute())
+        self.images = int(self.image_count.compute())

@@ -12,31 +12,43 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from maskclip.data.dataset import Sample
-from maskclip.errors import InputError, is_count, is_number, require
+from maskclip.errors import InputError
 from maskclip.evaluation.scores import Confusion, iou_of, scores
 from maskclip.functional import UNLABELLED, cross_entropy, distillation, pseudo_labels, upsample_logits
 from maskclip.inference.predict import predict
 from maskclip.inference.protocol import Protocol
 from maskclip.models.maskclip import MaskCLIP
 from maskclip.models.student import Student
+from maskclip.tasks.checks import check_task
 
 
 class MaskCLIPPlus(pl.LightningModule):
-    """Trains a student on labels that are given, and on pseudo labels where none are.
+    """Trains a student on ground truth where it exists and on pseudo labels elsewhere.
 
-    `classes` are the arguments of a `Vocabulary`, `student` those of a `Student`. `labels` as in `SegmentationData`:
-    it decides which classes are to be pseudo-labelled. For the first `guided` optimiser steps the teacher writes the pseudo labels,
-    afterwards the student itself: an int is a number of steps, a float from 0.0 to 1.0 a fraction of the run. 1 is refused, as it
-    reads like 1.0.
-    `flip`: what the teacher says is the mean of a crop and its mirror image. `confidence`: pseudo labels of the teacher with
-    a lower score (a cosine; with key smoothing the log share of votes) are ignored. The loss is the mean over "valid"
-    pixels or, as released, over "all"; `distillation` is the weight of the distance to the teacher's features at unlabelled
-    pixels in the guided phase. The learning rate falls from `lr` to `min_lr` with a polynomial of `power`. `momentum` None
-    is 0.9 for SGD; AdamW takes none. Raises `InputError` for invalid settings and for those that would have no effect.
+    All arguments are plain data, so that a checkpoint loads with `weights_only=True`. The teacher is attached with
+    `attach_teacher` and is not stored. Raises `InputError` for settings that are invalid or would have no effect.
 
-    `run` is what else decides the result (data, batch, seed, steps) and `provenance` where the labels came from; both are
-    only kept, for resuming and for result cards. Everything here is plain data, so a checkpoint loads with
-    `weights_only=True`; the teacher is attached, not stored.
+    Args:
+        classes: Arguments of a `Vocabulary`.
+        embedding_dim: Channels of the text space.
+        student: Arguments of a `Student`.
+        labels: As in `SegmentationData`; decides which classes get pseudo labels.
+        protocol: Arguments of the `Protocol` of validation.
+        guided: How long the teacher makes the pseudo labels, before the student does: an int is a number of optimiser
+            steps, a float from 0.0 to 1.0 a fraction of the run. The ambiguous int 1 is invalid.
+        flip: Average the teacher's logits of a crop and of its mirror image.
+        confidence: Ignore pseudo labels of the teacher with a lower score: a cosine, or with key smoothing the logarithm
+            of the share of votes.
+        mean_over: Average the loss over "valid" pixels or, as in the released code, over "all".
+        distillation: Weight of the distance to the teacher's features at unlabelled pixels in the guided phase.
+        optimizer: "sgd" or "adamw".
+        lr: Initial learning rate, which decays to `min_lr` as a polynomial of degree `power`.
+        momentum: Of SGD, by default 0.9. AdamW has none.
+        weight_decay: Of both optimisers.
+        power: See `lr`.
+        min_lr: See `lr`.
+        run: What else affects the result (data, batch size, seed, steps); only stored, for resuming.
+        provenance: The origin of the labels; only stored, for result cards.
     """
 
     unlabelled: Tensor
@@ -64,7 +76,7 @@ class MaskCLIPPlus(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)  # the program logs its whole config
-        _check_settings(self.hparams)
+        check_task(self.hparams)
         if optimizer == "sgd" and momentum is None:
             self.hparams["momentum"] = 0.9
         self.student = Student(classes, embedding_dim, provenance=provenance, **student)
@@ -77,102 +89,106 @@ class MaskCLIPPlus(pl.LightningModule):
         self._teacher: tuple[MaskCLIP, ...] = ()  # a tuple is not a submodule: neither trained nor stored
 
     def attach_teacher(self, teacher: MaskCLIP) -> None:
-        """Let `teacher` write the labels of the guided phase, and its text embeddings be the student's classifier."""
+        """Use `teacher` for the pseudo labels of the guided phase, and its text embeddings as the student's classifier."""
         if teacher.vocabulary.words != self.student.vocabulary.words:
-            raise InputError("the teacher knows other words than the student: build both with the same classes")
+            raise InputError("teacher and student have different words: build both with the same classes")
         self._teacher = (teacher,)
         self.student.text_embeddings.copy_(teacher.text_embeddings)
 
     @property
     def guided_steps(self) -> int:
-        """The number of optimiser steps for which the teacher writes the pseudo labels."""
-        return steps_of(self.hparams["guided"], self.trainer.max_steps)
+        """The number of optimiser steps in which the teacher makes the pseudo labels."""
+        return guided_steps(self.hparams["guided"], self.trainer.max_steps)
 
     @property
     def is_guided(self) -> bool:
+        """Whether the teacher makes the pseudo labels of the current step."""
         return self.global_step < self.guided_steps
 
     @property
     def phase(self) -> str:
-        """Who writes the pseudo labels now: "guided" by the teacher, "self-training"; "supervised" where there are none to write."""
+        """The source of the labels: "guided" (the teacher), "self-training" (the student) or "supervised" (ground truth only)."""
         return "supervised" if not len(self.unlabelled) else "guided" if self.is_guided else "self-training"
 
     def on_fit_start(self) -> None:
         if len(self.unlabelled) and not self._teacher and self.is_guided:
-            raise InputError("the guided phase needs a teacher: attach_teacher was not called")
+            raise InputError("the guided phase needs a teacher: call attach_teacher first")
         for teacher in self._teacher:
             teacher.to(self.device)
 
     def on_train_start(self) -> None:
-        """Set the learning rate of the schedule: that of a checkpoint is of a shorter run if the run was prolonged."""
+        """Set the learning rate of the schedule; the rate in a checkpoint is wrong if the resumed run is longer."""
         optimizer, schedule = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
         for group, base, factor in zip(optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):  # type: ignore[union-attr]
             group["lr"] = base * factor(schedule.last_epoch)  # type: ignore[union-attr]
 
     def training_step(self, batch: Sample, _: int) -> dict[str, Tensor]:
-        """The loss, with the labels (B, H, W) that it was taken against and the student's logits (B, C, H, W)."""
-        image, given = batch["image"].float() / 255, batch["mask"]
-        if torch.isin(given, self.unlabelled).any():
-            raise RuntimeError("a label of a class that has none reached the training loss: the data set leaks it")
-        grid_logits, features = self.student(image, with_features=True)  # float32 logits under autocast, too: labels come from them
+        """The loss, the labels (B, H, W) that it was computed with, and the student's logits (B, C, H, W)."""
+        image, mask = batch["image"].float() / 255, batch["mask"]
+        if torch.isin(mask, self.unlabelled).any():
+            raise RuntimeError("the mask has a label of an unlabelled class: the data set leaks ground truth")
+        grid_logits, features = self.student(image, with_features=True)  # logits are float32 under autocast, for exact labels
         size = (image.shape[-2], image.shape[-1])
         logits = upsample_logits(grid_logits, self.student.covered_size(*size), size)
-        labels = self.fill(given, image, logits) if len(self.unlabelled) else given
+        labels = self.fill(mask, image, logits) if len(self.unlabelled) else mask
         loss = self.loss(logits, labels)
         if self.hparams["distillation"] and self.is_guided:
-            loss = loss + self.hparams["distillation"] * self.distil(features, image, given == UNLABELLED)
-        if not torch.isfinite(loss):
-            raise InputError(
-                f"the loss is {loss.item()} at step {self.global_step}, and nothing sensible can follow: try a smaller task.lr, "
-                "trainer.gradient_clip_val=1 or trainer.precision=32-true; the last checkpoint is from before"
-            )
+            loss = loss + self.hparams["distillation"] * self.distil(features, image, mask == UNLABELLED)
+        self._check_finite(loss)
         if "truth" in batch:
-            self.judge(batch["truth"], given, labels, logits.detach())
-        filled = (given == UNLABELLED) & (labels != self.student.vocabulary.ignore_index)
-        self.log_dict({"train/loss": loss, "train/pseudo_labelled": filled.float().mean()}, prog_bar=True)
+            self.update_quality(batch["truth"], mask, labels, logits.detach())
+        pseudo_labelled = (mask == UNLABELLED) & (labels != self.student.vocabulary.ignore_index)
+        self.log_dict({"train/loss": loss, "train/pseudo_labelled": pseudo_labelled.float().mean()}, prog_bar=True)
         self.log_dict({"train/guided": float(self.is_guided), "train/lr": self.trainer.optimizers[0].param_groups[0]["lr"]})
         return {"loss": loss, "labels": labels, "logits": logits.detach()}
 
-    def judge(self, truth: Tensor, given: Tensor, labels: Tensor, logits: Tensor) -> None:
-        """Count how the pseudo labels in use, and those that the student would write, compare with the truth (B, H, W); for the log."""
-        own = pseudo_labels(given, logits[:, self.unlabelled], self.unlabelled)
+    def _check_finite(self, loss: Tensor) -> None:
+        if not torch.isfinite(loss):
+            raise InputError(
+                f"the loss is {loss.item()} at step {self.global_step}: try a smaller task.lr, trainer.gradient_clip_val=1 or "
+                "trainer.precision=32-true; the last checkpoint is from an earlier step"
+            )
+
+    def update_quality(self, truth: Tensor, mask: Tensor, labels: Tensor, logits: Tensor) -> None:
+        """Count, for the log, the pseudo labels in use and those that the student would make, against the truth (B, H, W)."""
+        own = pseudo_labels(mask, logits[:, self.unlabelled], self.unlabelled)
         ignored = self.student.vocabulary.ignore_index
-        for quality, guess in ((self.used_labels, labels), (self.own_labels, own)):
-            quality.update(guess, truth.masked_fill(guess == ignored, ignored))
+        for quality, predicted in ((self.used_labels, labels), (self.own_labels, own)):
+            quality.update(predicted, truth.masked_fill(predicted == ignored, ignored))
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy of logits (B, C, H, W) of this process against labels (B, H, W), valid pixels counted over all processes."""
+        """Cross-entropy of this process's logits (B, C, H, W) against labels (B, H, W), divided by the pixels of all processes."""
         ignored = self.student.vocabulary.ignore_index
         valid = (labels != ignored).sum().float()
-        if _processes() > 1:
+        if _num_processes() > 1:
             dist.all_reduce(valid)
-            valid /= _processes()
+            valid /= _num_processes()
         return cross_entropy(logits, labels, ignored, self.hparams["mean_over"], valid)
 
     def distil(self, features: Tensor, image: Tensor, where: Tensor) -> Tensor:
-        """How far the student's features (B, D, h, w) are from the teacher's, at the pixels `where` (B, H, W)."""
+        """The distance of the student's features (B, D, h, w) to the teacher's, at the pixels `where` (B, H, W)."""
         (teacher,) = self._teacher
         with torch.no_grad():
             target, _ = teacher.clip(image)
         return distillation(features.float(), target.float(), where)
 
     @torch.no_grad()
-    def fill(self, given: Tensor, image: Tensor, logits: Tensor) -> Tensor:
-        """The labels (B, H, W) with every unlabelled pixel filled: by the teacher, later by the student's own logits."""
+    def fill(self, mask: Tensor, image: Tensor, logits: Tensor) -> Tensor:
+        """Labels (B, H, W): the mask with a pseudo label of the teacher, later of the student's own logits, at unlabelled pixels."""
         if not self.is_guided:
-            return pseudo_labels(given, logits.detach()[:, self.unlabelled], self.unlabelled)
+            return pseudo_labels(mask, logits.detach()[:, self.unlabelled], self.unlabelled)
         (teacher,) = self._teacher
-        nameable = self.unlabelled[self.unlabelled >= teacher.vocabulary.wordless]
-        guesses = self.teacher_logits(image, nameable)
+        candidates = self.unlabelled[self.unlabelled >= teacher.vocabulary.wordless]  # classes with words
+        teacher_logits = self.teacher_logits(image, candidates)
         if self.hparams["flip"]:
-            guesses = (guesses + self.teacher_logits(image.flip(-1), nameable).flip(-1)) / 2
-        return pseudo_labels(given, guesses, nameable, self.hparams["confidence"], self.student.vocabulary.ignore_index)
+            teacher_logits = (teacher_logits + self.teacher_logits(image.flip(-1), candidates).flip(-1)) / 2
+        return pseudo_labels(mask, teacher_logits, candidates, self.hparams["confidence"], self.student.vocabulary.ignore_index)
 
-    def teacher_logits(self, image: Tensor, nameable: Tensor) -> Tensor:
-        """What the teacher says of every pixel, (B, U, H, W), among the classes `nameable` (U,)."""
+    def teacher_logits(self, image: Tensor, candidates: Tensor) -> Tensor:
+        """The teacher's logits (B, U, H, W) at the size of the image, for the classes `candidates` (U,)."""
         (teacher,) = self._teacher
         size = (image.shape[-2], image.shape[-1])
-        return upsample_logits(teacher(image, nameable), teacher.covered_size(*size), size)
+        return upsample_logits(teacher(image, candidates), teacher.covered_size(*size), size)
 
     def on_validation_start(self) -> None:
         self._share_buffers()
@@ -181,8 +197,8 @@ class MaskCLIPPlus(pl.LightningModule):
         self._share_buffers()
 
     def _share_buffers(self) -> None:
-        """Give every process the batch statistics of the first: they differ where BatchNorm is not synchronised."""
-        if _processes() > 1:
+        """Copy the batch statistics of the first process to all: they differ if BatchNorm is not synchronised."""
+        if _num_processes() > 1:
             for buffer in self.student.buffers():
                 dist.broadcast(buffer, src=0)
 
@@ -192,18 +208,18 @@ class MaskCLIPPlus(pl.LightningModule):
             self.confusion.update(prediction.labels, sample["mask"])
 
     def on_validation_epoch_end(self) -> None:
+        """Log the scores of the student, and the mIoU of the pseudo labels since the last validation, in percent."""
         unseen = self.student.vocabulary.unseen_indices
         result = scores(self.confusion.compute(), unseen)
         self.confusion.reset()
-        values = {"miou": result.miou, "pixel_accuracy": result.pixel_accuracy}
+        values = {"val/miou": result.miou, "val/pixel_accuracy": result.pixel_accuracy}
         if unseen:
-            values |= {"seen": result.seen, "unseen": result.unseen, "harmonic": result.harmonic}
-        named = {f"val/{name}": value for name, value in values.items()}
+            values |= {"val/seen": result.seen, "val/unseen": result.unseen, "val/harmonic": result.harmonic}
         for name, quality in (("labels", self.used_labels), ("own_labels", self.own_labels)):
             if quality.update_called:
-                named[f"train/{name}_miou"] = iou_of(quality.compute()).nanmean().item()
+                values[f"train/{name}_miou"] = iou_of(quality.compute()).nanmean().item()
                 quality.reset()
-        self.log_dict({name: 100 * value for name, value in named.items()}, sync_dist=False, rank_zero_only=False)
+        self.log_dict({name: 100 * value for name, value in values.items()}, sync_dist=False, rank_zero_only=False)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         h = self.hparams
@@ -215,7 +231,7 @@ class MaskCLIPPlus(pl.LightningModule):
             optimizer = torch.optim.AdamW(parameters, h["lr"], weight_decay=h["weight_decay"])
         steps, floor = self.trainer.max_steps, h["min_lr"] / h["lr"]
         if steps < 1:
-            raise InputError("trainer.max_steps must say how long to train: the learning rate and the phases depend on it")
+            raise InputError("set trainer.max_steps: the learning rate and the phases depend on the number of steps")
 
         def factor(step: int) -> float:
             return (1 - floor) * (1 - min(step, steps) / steps) ** h["power"] + floor
@@ -224,42 +240,10 @@ class MaskCLIPPlus(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def steps_of(guided: int | float, max_steps: int) -> int:
-    """The number of guided steps of a run: a float is a fraction of it."""
+def guided_steps(guided: int | float, max_steps: int) -> int:
+    """The number of guided steps of a run; a float is a fraction of `max_steps`."""
     return round(guided * max_steps) if isinstance(guided, float) else guided
 
 
-def _check_settings(h: Mapping[str, Any]) -> None:
-    """Raise `InputError` for an invalid setting of the task, or one without effect."""
-    adamw, guided = h["optimizer"] == "adamw", h["guided"]
-    steps = is_count(guided, least=0) and guided != 1
-    rate = is_number(h["lr"]) and h["lr"] > 0
-    confidence, momentum = h["confidence"], h["momentum"]
-    for key, valid, expected in (
-        ("guided", steps or (isinstance(guided, float) and 0 <= guided <= 1), "a fraction of the run such as 1.0, or at least 2 steps"),
-        ("flip", isinstance(h["flip"], bool), "true or false"),
-        ("confidence", confidence is None or (is_number(confidence) and -1 <= confidence <= 1), "a cosine from -1 to 1, or null"),
-        ("mean_over", h["mean_over"] in ("valid", "all"), "valid or all"),
-        ("distillation", is_number(h["distillation"]) and h["distillation"] >= 0, "a number, at least 0"),
-        ("optimizer", h["optimizer"] in ("sgd", "adamw"), "sgd or adamw"),
-        ("lr", rate, "a number above 0"),
-        ("min_lr", rate and is_number(h["min_lr"]) and 0 <= h["min_lr"] <= h["lr"], f"a number from 0 to task.lr={h['lr']}"),
-        ("weight_decay", is_number(h["weight_decay"]) and h["weight_decay"] >= 0, "a number, at least 0"),
-        ("power", is_number(h["power"]) and h["power"] >= 0, "a number, at least 0"),
-        ("momentum", momentum is None or (is_number(momentum) and 0 <= momentum < 1), "a number from 0 to below 1, or null"),
-        ("momentum", momentum is None or not adamw, "null: task.optimizer=adamw has no momentum"),
-    ):
-        require(valid, f"task.{key}", h[key], expected)
-    if guided == 0 or h["labels"] == "all":
-        without = "task.guided=0" if guided == 0 else "data.labels=all"
-        for key, off in (("flip", False), ("confidence", None), ("distillation", 0)):
-            require(
-                h[key] == off,
-                f"task.{key}",
-                h[key],
-                f"{'null' if off is None else str(off).lower()}: with {without} the teacher labels nothing",
-            )
-
-
-def _processes() -> int:
+def _num_processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

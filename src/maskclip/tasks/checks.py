@@ -1,0 +1,44 @@
+"""Valid settings of the MaskCLIP+ task, as a table of key, predicate and expected value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from maskclip.errors import BOOLEAN, Check, check_settings, is_count, is_number, one_of, optional, require
+
+
+def is_guided(value: Any) -> bool:
+    """Whether a value is a fraction of the run (float from 0.0 to 1.0) or a number of steps (int other than the ambiguous 1)."""
+    return (isinstance(value, float) and 0 <= value <= 1) or (is_count(value, least=0) and value != 1)
+
+
+NOT_NEGATIVE: Check = (lambda value: is_number(value) and value >= 0, "a number, at least 0")
+TASK: dict[str, Check] = {
+    "guided": (is_guided, "a fraction of the run such as 1.0, or at least 2 steps"),
+    "flip": BOOLEAN,
+    "confidence": (optional(lambda value: is_number(value) and -1 <= value <= 1), "a cosine from -1 to 1, or null"),
+    "mean_over": one_of("valid", "all"),
+    "distillation": NOT_NEGATIVE,
+    "optimizer": one_of("sgd", "adamw"),
+    "lr": (lambda value: is_number(value) and value > 0, "a number above 0"),
+    "weight_decay": NOT_NEGATIVE,
+    "power": NOT_NEGATIVE,
+    "momentum": (optional(lambda value: is_number(value) and 0 <= value < 1), "a number from 0 to below 1, or null"),
+}
+TEACHER_DEFAULTS = {"flip": False, "confidence": None, "distillation": 0}
+"""Settings that only affect the pseudo labels of the teacher, with the values that switch them off."""
+
+
+def check_task(settings: Mapping[str, Any]) -> None:
+    """Raise `InputError` for settings of the task that are invalid or would have no effect."""
+    check_settings(settings, TASK, "task.")
+    lr, min_lr, momentum, guided = (settings[key] for key in ("lr", "min_lr", "momentum", "guided"))
+    require(is_number(min_lr) and 0 <= min_lr <= lr, "task.min_lr", min_lr, f"a number from 0 to task.lr={lr}")
+    if settings["optimizer"] == "adamw":
+        require(momentum is None, "task.momentum", momentum, "null: task.optimizer=adamw has no momentum")
+    if guided == 0 or settings["labels"] == "all":
+        reason = "task.guided=0" if guided == 0 else "data.labels=all"
+        for key, off in TEACHER_DEFAULTS.items():
+            value = "null" if off is None else str(off).lower()
+            require(settings[key] == off, f"task.{key}", settings[key], f"{value}: with {reason} the teacher labels nothing")
