@@ -1,3 +1,5 @@
+"""Result cards and tables."""
+
 from __future__ import annotations
 
 import json
@@ -20,7 +22,7 @@ from maskclip.images.drawing import colourise, legend, overlay, sheet, stack
 WORDS = Vocabulary(["cat", "dog", "sky"], unseen=["dog"])
 
 
-def test_card_entries_are_percentages_by_name() -> None:
+def test_card_entries_are_percentages() -> None:
     entries = score_entries(scores(torch.tensor([[3, 1, 0], [0, 2, 0], [0, 0, 0]]), [1]), WORDS)
     assert entries["iou"] == {"cat": 75, "dog": pytest.approx(200 / 3, abs=1e-12), "sky": None}
     assert [entries[key] for key in ("miou", "seen", "unseen")] == pytest.approx([425 / 6, 75, 200 / 3], abs=1e-12)
@@ -35,11 +37,11 @@ def test_tables() -> None:
     assert lines[2].split() == ["CLIP", "12.35", "-"] and lines[3].split() == ["MaskCLIP", "45.00", "50.00"]
     assert len({len(line) for line in lines}) == 1
     by_class = class_table({"iou": {"cat": 100.0, "dog": 100 / 3, "sky": None}}).splitlines()
-    assert by_class == ["IoU by class", "  cat  100.00", "  dog   33.33", "  sky       -"]
+    assert by_class == ["IoU of each class", "  cat  100.00", "  dog   33.33", "  sky       -"]
     assert class_table({"iou": {"cat": 10.0, "dog": 30.5}}, ["dog"]).splitlines()[1] == "  dog   30.50  unseen"
 
 
-def test_json_replaces_the_whole_file_or_nothing(tmp_path: Path) -> None:
+def test_json_files_are_replaced_completely_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "card.json"
     write_json(path, {"a": 1})
     with pytest.raises(TypeError):
@@ -48,7 +50,7 @@ def test_json_replaces_the_whole_file_or_nothing(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["card.json"]
 
 
-def test_versions_name_what_numbers_depend_on() -> None:
+def test_versions_of_packages_that_results_depend_on() -> None:
     assert {"python", "torch", "open_clip_torch", "maskclip"} <= set(versions())
 
 
@@ -58,8 +60,8 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("place", ["venv/lib/python3", "."])
-def test_the_commit_is_never_that_of_another_repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str) -> None:
-    """A copy of the package in somebody's repository, ignored there or part of it."""
+def test_an_installed_copy_has_no_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str) -> None:
+    """The copy is in the repository of another project, which ignores or tracks it."""
     (tmp_path / place).mkdir(parents=True, exist_ok=True)
     (tmp_path / "pyproject.toml").write_text('[project]\nname = "other"\n')
     git(tmp_path, "init", "-q")
@@ -74,7 +76,7 @@ def test_the_commit_is_that_of_this_checkout() -> None:
     assert (cards.commit() or "").removesuffix("-dirty") == git(ROOT, "rev-parse", "HEAD")
 
 
-def test_pictures() -> None:
+def test_drawing() -> None:
     labels = np.array([[0, 1], [2, 255]], dtype=np.uint8)
     palette = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
     assert colourise(labels, palette).tolist() == [[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 255]]]

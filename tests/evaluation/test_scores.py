@@ -1,4 +1,4 @@
-"""Scores against a confusion matrix and IoUs written by hand."""
+"""Scores against IoUs computed by hand."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_confusion_by_hand() -> None:
 
 def test_scores_by_hand() -> None:
     result = scores(by_hand(TRUTH, PREDICTED, 4), unseen=[2])
-    # class 0: 2 right of 3 true and 3 predicted -> 2/4; class 1: 2/3; class 2: 1/2; class 3 occurs nowhere
+    # class 0: 2 correct of 3 true and 3 predicted -> 2/4; class 1: 2/3; class 2: 1/2; class 3 occurs nowhere
     assert result.iou[:3].tolist() == pytest.approx([2 / 4, 2 / 3, 1 / 2])
     assert math.isnan(result.iou[3])
     assert result.miou == pytest.approx((2 / 4 + 2 / 3 + 1 / 2) / 3)
@@ -40,8 +40,8 @@ def test_scores_by_hand() -> None:
     assert result.harmonic == pytest.approx(2 * (7 / 12) * (1 / 2) / (7 / 12 + 1 / 2))
 
 
-def test_miou_is_of_the_data_set_not_of_images() -> None:
-    # image 1 is all class 0, right; image 2 has one pixel of class 1, right: the mean over images would weigh them alike
+def test_miou_is_not_the_mean_over_images() -> None:
+    # the mean over images would give both images the same weight
     both = Confusion(2)
     both.update(torch.tensor([[0, 0, 0, 1]]), torch.tensor([[0, 0, 0, 0]]))
     both.update(torch.tensor([[1, 1, 1, 1]]), torch.tensor([[1, 1, 1, 1]]))
@@ -55,11 +55,11 @@ def test_without_unseen_classes_and_without_pixels() -> None:
     assert math.isnan(scores(torch.zeros(2, 2, dtype=torch.long)).pixel_accuracy)
 
 
-def test_harmonic_of_nothing_right_is_zero() -> None:
+def test_harmonic_mean_without_correct_pixels_is_zero() -> None:
     assert scores(torch.tensor([[0, 5], [5, 0]]), unseen=[1]).harmonic == 0
 
 
-def test_counts_do_not_lose_pixels_of_large_data_sets() -> None:
+def test_counts_are_exact_for_large_data_sets() -> None:
     confusion = Confusion(2)
     confusion.confmat += torch.tensor([[2**40, 0], [0, 0]])
     confusion.update(torch.tensor([0]), torch.tensor([0]))

@@ -1,4 +1,4 @@
-"""Result cards and tables: a number together with everything that made it."""
+"""Result cards: scores together with what they depend on."""
 
 from __future__ import annotations
 
@@ -20,27 +20,30 @@ PACKAGES = ("maskclip", "torch", "open_clip_torch", "pytorch-lightning", "torchm
 
 
 def percent(value: float) -> float | None:
-    """A score in 0..1 as a percentage, not rounded; None for NaN, which JSON does not have."""
+    """A score from 0 to 1 in percent, not rounded; None for NaN, which JSON does not have."""
     return None if math.isnan(value) else 100 * value
 
 
 def score_entries(result: Scores, vocabulary: Vocabulary) -> dict[str, Any]:
-    """The scores of a card in percent, in full precision; seen, unseen and harmonic only where the vocabulary has unseen classes."""
-    split = bool(vocabulary.unseen)
+    """The scores of a card by name, in percent and not rounded; `iou` is a mapping of class names.
+
+    `seen`, `unseen` and `harmonic` are None if the vocabulary has no unseen classes. See `Scores` for definitions.
+    """
+    has_unseen = bool(vocabulary.unseen)
     return {
         "miou": percent(result.miou),
         "iou": {name: percent(value) for name, value in zip(vocabulary.names, result.iou.tolist(), strict=True)},
         "pixel_accuracy": percent(result.pixel_accuracy),
-        "seen": percent(result.seen) if split else None,
-        "unseen": percent(result.unseen) if split else None,
-        "harmonic": percent(result.harmonic) if split else None,
+        "seen": percent(result.seen) if has_unseen else None,
+        "unseen": percent(result.unseen) if has_unseen else None,
+        "harmonic": percent(result.harmonic) if has_unseen else None,
     }
 
 
 def commit() -> str | None:
-    """The git commit of this project, with "-dirty" if files differ from it; None outside a checkout of it.
+    """The git commit of this project, followed by "-dirty" if tracked files were changed; None outside of a checkout.
 
-    A copy that is installed inside another repository has no commit: git would report that of the other one.
+    An installed copy inside another repository has no commit: git would report that of the other repository.
     """
     try:
         git = ["git", "-C", str(CHECKOUT)]
@@ -55,18 +58,18 @@ def commit() -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a number depends on."""
-    found = {"python": platform.python_version()}
+    """Versions of Python and of the packages that results depend on."""
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def device_name(device: torch.device) -> str:
-    """What computed: the card's name, or the processor's."""
+    """The name of the GPU, or of the processor with its number of cores."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")

@@ -1,4 +1,4 @@
-"""The field's scores, all from one confusion matrix over the whole data set."""
+"""The scores of semantic segmentation, all from one confusion matrix over the whole data set."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ from maskclip.functional import ignore_index
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores in 0..1; NaN where nothing was there to score.
+    """Scores from 0 to 1; NaN if there are no pixels or classes to score.
 
-    `iou` (C,) of every class, `miou` its mean over classes that occur in the prediction or the ground truth,
-    `pixel_accuracy` of all labelled pixels, `seen` and `unseen` the mean IoU of those classes in the generalised
-    setting (all classes compete), `harmonic` their harmonic mean 2SU/(S+U).
+    Attributes:
+        iou: IoU (C,) of each class, TP / (TP + FP + FN) over the pixels of the data set.
+        miou: Mean IoU of the classes that occur in the predictions or in the ground truth.
+        pixel_accuracy: Share of labelled pixels that are predicted correctly.
+        seen: Mean IoU S of the seen classes in the generalised setting, in which all classes compete.
+        unseen: Mean IoU U of the unseen classes in that setting.
+        harmonic: Harmonic mean of both, 2SU / (S + U).
     """
 
     iou: Tensor
@@ -30,14 +34,14 @@ class Scores:
 
 
 def iou_of(confusion: Tensor) -> Tensor:
-    """Intersection over union of every class, (C,) float64; NaN for a class that is in neither prediction nor truth."""
+    """Intersection over union of each class, (C,) float64; NaN for classes that occur in neither predictions nor ground truth."""
     counts = confusion.double()
     intersection = counts.diag()
     return intersection / (counts.sum(0) + counts.sum(1) - intersection)
 
 
 def scores(confusion: Tensor, unseen: Sequence[int] = ()) -> Scores:
-    """All scores from pixel counts (C, C): rows are the truth, columns the prediction."""
+    """All scores of pixel counts (C, C) with the ground truth in rows and predictions in columns; `unseen` are class indices."""
     iou = iou_of(confusion.cpu())
     is_unseen = torch.zeros(len(iou), dtype=torch.bool)
     is_unseen[list(unseen)] = True
@@ -54,7 +58,7 @@ def scores(confusion: Tensor, unseen: Sequence[int] = ()) -> Scores:
 
 
 class Confusion(MulticlassConfusionMatrix):
-    """Pixel counts of truth against prediction, int64 (C, C), summed over images and over processes."""
+    """Pixel counts int64 (C, C) with the ground truth in rows and predictions in columns, summed over images and processes."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__(num_classes=num_classes, ignore_index=ignore_index(num_classes), validate_args=False)

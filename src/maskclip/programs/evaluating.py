@@ -116,14 +116,13 @@ def write_results(output: Path, card: Card, counts: np.ndarray) -> None:
 
 @rank_zero_only
 def report(card: Card, output: Path) -> None:
-    """Print a card: the IoU of every class, the scores, the protocol and the location of the files."""
+    """Print the IoU of each class, the scores, the protocol and the path of the result card."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:  # sweeps.py prints one table at the end
-        print(f"mIoU {card['miou']:.2f}, {card['method']}; card: {output / 'results.json'}")
+        print(f"{card['method']}: mIoU {card['miou']:.2f}; result card: {output / 'results.json'}")
         return
     print(f"\n{class_table(card, card['unseen_classes'])}\n\n{table([card])}\n")
-    print(
-        f"{card['images']} images of {card['data']} in {card['seconds']:.1f} s on {card['device']}; protocol {card['protocol_hash']}; "
-        f"card: {output / 'results.json'}"
-    )
+    images = f"{card['images']} images of {card['data']} ({card['split']})"
+    print(f"Scores in percent of {images}, evaluated in {card['seconds']:.1f} s on {card['device']}.")
     if supervision := LABELS.get(card["provenance"].get("labels")):
         print(supervision)
+    print(f"Protocol {card['protocol_hash']}; result card: {output / 'results.json'}")

@@ -60,7 +60,7 @@ def segment(cfg: DictConfig) -> None:
     folder, todo = processes.broadcast((output, todo))  # the default folder holds the time, which may differ
     task.outputs = replace(outputs, folder=folder)
     model.to(processes.device).eval()
-    segment_share(task, todo, processes, show_progress=cfg.trainer.enable_progress_bar and len(images) > 1)
+    segment_share(task, todo, processes, show_progress=cfg.trainer.enable_progress_bar and len(todo) > 1)
     if processes.is_global_zero:
         report(task, images, len(todo), left_out, time.perf_counter() - start)
 
