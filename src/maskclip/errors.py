@@ -5,6 +5,7 @@ Programs print its message as a sentence and stop.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -85,3 +86,20 @@ def check_settings(settings: Mapping[str, Any], checks: Mapping[str, Check], pre
     """Raise `InputError` for the first invalid setting, with its key after `prefix`, its value and what was expected."""
     for key, (is_valid, expected) in checks.items():
         require(is_valid(settings[key]), f"{prefix}{key}", settings[key], expected)
+
+
+def is_full(error: OSError) -> bool:
+    """Whether the disk or the user's share of it is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def sentence(error: BaseException) -> str | None:
+    """What is wrong and what to do, as a sentence for the end of a program; None for errors of the program itself."""
+    if isinstance(error, OSError) and is_full(error):
+        return f"the disk is full{f', at {error.filename}' if error.filename else ''}: free some space and run again"
+    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+        return (
+            "a process that reads images was killed; it may have run out of memory: use fewer, num_workers=0 in src/segment.py and "
+            f"data.num_workers=0 in the other programs ({error})"
+        )
+    return str(error) if isinstance(error, (InputError, OSError)) else None

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from maskclip.errors import InputError
+from maskclip.errors import InputError, is_full
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 """The folder of the project, with conf/ and data/."""
@@ -126,11 +126,6 @@ def _reason(path: Path, cause: OSError) -> str:
     if file is not None and cause.errno in (errno.EEXIST, errno.ENOTDIR):
         return f"cannot write {path}: {file} is a file, not a folder"
     return f"cannot write {path}: {cause.strerror}"
-
-
-def is_full(error: OSError) -> bool:
-    """Whether the disk or the user's share of it is full."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_text(path: Path, text: str) -> None:

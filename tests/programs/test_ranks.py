@@ -19,8 +19,8 @@ from support.programs import SMALL_STUDENT, TINY, call, command, environment, ex
 
 from maskclip import InputError
 from maskclip.data.samplers import NumberedDraws
+from maskclip.errors import sentence
 from maskclip.programs import program
-from maskclip.programs.common import sentence
 from maskclip.programs.ranks import GRACE
 
 
@@ -31,7 +31,6 @@ def scenes(textures_root: Path, tmp_path: Path) -> Path:
 
 def test_errors_of_the_user_have_a_sentence() -> None:
     assert sentence(InputError("no such file")) == "no such file"
-    assert sentence(MisconfigurationException("no such GPU")) == "no such GPU"
     assert sentence(PermissionError(errno.EACCES, "Permission denied", "a.txt")) == "[Errno 13] Permission denied: 'a.txt'"
     assert sentence(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) == "the disk is full: free some space and run again"
     assert "num_workers=0" in (sentence(RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed.")) or "")

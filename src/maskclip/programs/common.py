@@ -24,8 +24,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from maskclip.errors import InputError
-from maskclip.files import CHECKOUT, is_full, writing
+from maskclip.errors import InputError, sentence
+from maskclip.files import CHECKOUT, writing
 from maskclip.programs import ranks
 from maskclip.vocabulary import read_words
 
@@ -160,7 +160,7 @@ def _report(error: Exception) -> None:
     """Print the sentence of an error and end the program; returns if the error has no sentence but a stack trace to show."""
     if not ranks.first_to_fail(error):
         ranks.leave()
-    message = None if os.environ.get("HYDRA_FULL_ERROR") == "1" else ranks.killed() or sentence(error)
+    message = None if os.environ.get("HYDRA_FULL_ERROR") == "1" else ranks.killed() or _sentence(error)
     if message is None:
         if ranks.several():
             traceback.print_exc()
@@ -172,16 +172,8 @@ def _report(error: Exception) -> None:
     ranks.end(2)
 
 
-def sentence(error: Exception) -> str | None:
-    """An error as a sentence that states what the user can do; None for errors of the program itself."""
-    if isinstance(error, OSError) and is_full(error):
-        return f"the disk is full{f', at {error.filename}' if error.filename else ''}: free some space and run again"
-    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
-        return (
-            "a process that reads images was killed; it may have run out of memory: use fewer, num_workers=0 in src/segment.py and "
-            f"data.num_workers=0 in the other programs ({error})"
-        )
-    return str(error) if isinstance(error, (InputError, MisconfigurationException, OSError)) else None
+def _sentence(error: Exception) -> str | None:
+    return str(error) if isinstance(error, MisconfigurationException) else sentence(error)
 
 
 def plain(node: Any) -> Any:
