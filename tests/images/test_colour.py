@@ -217,7 +217,7 @@ def test_nan_infinity_and_constant_images(tmp_path: Path) -> None:
 
 
 def test_unsigned_32_bits_and_inverted_16_bits(tmp_path: Path) -> None:
-    from data.test_masks import tiff
+    from images.test_masks import tiff
 
     levels = ramp_up_to(4e9, np.uint32)
     (tmp_path / "wide.tif").write_bytes(tiff(levels))
