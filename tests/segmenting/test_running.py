@@ -15,7 +15,8 @@ from PIL import Image
 
 from maskclip import InputError, MaskCLIP, Protocol
 from maskclip.images.reading import read_image, read_mask
-from maskclip.inference.predict import Prediction, predict, predict_image
+from maskclip.inference.labels import Prediction
+from maskclip.inference.predict import predict, predict_image
 from maskclip.segmenting.inputs import InputImage, find_inputs, with_pages
 from maskclip.segmenting.outputs import Outputs
 from maskclip.segmenting.running import MAX_FAILURES_IN_A_ROW, Segmentation
