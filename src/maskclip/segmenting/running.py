@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from maskclip.errors import InputError, is_count, require
-from maskclip.inference.predict import Prediction, Segmenter, check_features, predict, rule_of
+from maskclip.inference.labels import Prediction
+from maskclip.inference.predict import Segmenter, check_features, predict, rule_of
 from maskclip.inference.protocol import Protocol
 from maskclip.segmenting.inputs import InputImage
 from maskclip.segmenting.loading import Loaded, make_loader
