@@ -22,6 +22,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from maskclip.errors import InputError, sentence
@@ -148,7 +149,7 @@ def program(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
             _report(error)
             raise
         except KeyboardInterrupt:
-            print("\ninterrupted", file=sys.stderr)
+            rank_zero_only(print)("\ninterrupted", file=sys.stderr)
             sys.exit(130)
         finally:
             ranks.release()

@@ -36,9 +36,15 @@ def build_trainer(cfg: DictConfig, **options: Any) -> pl.Trainer:
 
 
 def launch(cfg: DictConfig, patience: timedelta) -> fabric.Fabric:
-    """The started processes of a config; each waits up to `patience` for the others. Raises `InputError` for missing devices."""
+    """Start the processes of a config; each waits up to `patience` for the others. Raises `InputError` for missing devices.
+
+    As in Lightning's trainer, `benchmark` and `deterministic` are set for the whole process.
+    """
     check_trainer(cfg)
     settings = plain(cfg.trainer)
+    if settings["benchmark"] is not None:
+        torch.backends.cudnn.benchmark = settings["benchmark"]
+    torch.use_deterministic_algorithms(bool(settings["deterministic"]), warn_only=settings["deterministic"] == "warn")
     strategy = fabric.strategies.DDPStrategy(timeout=patience) if _uses_ddp(settings) else "auto"
     options = {key: settings[key] for key in ("accelerator", "devices", "num_nodes")}
     try:

@@ -43,15 +43,8 @@ def prepare(outputs: Outputs, images: Sequence[InputImage], settings: Mapping[st
     runs. Raises `InputError` if the folder has outputs of other settings, of other images or of another program.
     """
     folder, recorded = outputs.folder, json.loads(json.dumps(settings))  # tuples become lists, as in the record of an earlier run
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    used = any(_outputs_in(folder))  # before the record is read: a run writes its record before its outputs
-    record = _read(folder / RECORD)
-    if used and record is None:
-        kinds = ", ".join(kind for kind in FOLDERS if (folder / kind).is_dir())
-        raise InputError(f"{folder} has files in {kinds} but no {RECORD}, so this program did not write them: use another output")
+    record = _open(folder)
     if overwrite and record is not None:
-        write_json(folder / RECORD, {"format": FORMAT, "settings": None})  # a kill must not leave old outputs beside new settings
         _remove_all(folder)
         record = None
     remove_stale(folder)
@@ -71,12 +64,25 @@ def prepare(outputs: Outputs, images: Sequence[InputImage], settings: Mapping[st
     return todo
 
 
+def _open(folder: Path) -> dict[str, Any] | None:
+    """Create an output folder or read the record of an earlier run. Raises `InputError` for outputs without a record."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    used = any(_outputs_in(folder))  # before the record is read: a run writes its record before its outputs
+    record = _read(folder / RECORD)
+    if used and record is None:
+        kinds = ", ".join(kind for kind in FOLDERS if (folder / kind).is_dir())
+        raise InputError(f"{folder} has files in {kinds} but no {RECORD}, so this program did not write them: use another output")
+    return record
+
+
 def _outputs_in(folder: Path) -> Iterator[Path]:
     for kind, (suffix, _) in FOLDERS.items():
         yield from (path for path in (folder / kind).rglob(f"*{suffix}") if path.is_file())
 
 
 def _remove_all(folder: Path) -> None:
+    write_json(folder / RECORD, {"format": FORMAT, "settings": None})  # a kill must not leave old outputs beside new settings
     for path in [*_outputs_in(folder), folder / SOURCES, folder / BROKEN]:
         path.unlink(missing_ok=True)
     for kind in FOLDERS:

@@ -128,8 +128,7 @@ class MaskCLIPPlus(pl.LightningModule):
         if torch.isin(mask, self.unlabelled).any():
             raise RuntimeError("the mask has a label of an unlabelled class: the data set leaks ground truth")
         grid_logits, features = self.student(image, with_features=True)  # logits are float32 under autocast, for exact labels
-        size = (image.shape[-2], image.shape[-1])
-        logits = upsample_logits(grid_logits, self.student.covered_size(*size), size)
+        logits = _at_image_size(self.student, grid_logits, image)
         labels = self.fill(mask, image, logits) if len(self.unlabelled) else mask
         loss = self.loss(logits, labels)
         if self.hparams["distillation"] and self.is_guided:
@@ -187,8 +186,7 @@ class MaskCLIPPlus(pl.LightningModule):
     def teacher_logits(self, image: Tensor, candidates: Tensor) -> Tensor:
         """The teacher's logits (B, U, H, W) at the size of the image, for the classes `candidates` (U,)."""
         (teacher,) = self._teacher
-        size = (image.shape[-2], image.shape[-1])
-        return upsample_logits(teacher(image, candidates), teacher.covered_size(*size), size)
+        return _at_image_size(teacher, teacher(image, candidates), image)
 
     def on_validation_start(self) -> None:
         self._share_buffers()
@@ -238,6 +236,12 @@ class MaskCLIPPlus(pl.LightningModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _at_image_size(model: MaskCLIP | Student, logits: Tensor, image: Tensor) -> Tensor:
+    """The logits (B, C, h, w) of a model, resized to the size of its input (B, 3, H, W)."""
+    height, width = image.shape[-2:]
+    return upsample_logits(logits, model.covered_size(height, width), (height, width))
 
 
 def guided_steps(guided: int | float, max_steps: int) -> int:
