@@ -146,7 +146,7 @@ def test_embedded_words_replace_the_text_tower(tmp_path: Path, textures_root: Pa
     settings, file = (*TINY, f"data.root={textures_root}", "pictures=0"), tmp_path / "words.safetensors"
     assert run(tmp_path, "eval", *settings).returncode == 0
     own = read_card(tmp_path / "out")
-    embedded = run(tmp_path, "embed_text", "model=maskclip_textures", "classes=textures", f"output={file}")
+    embedded = run(tmp_path, "embed", "model=maskclip_textures", "classes=textures", f"output={file}")
     assert embedded.returncode == 0 and "14 words of 13 classes" in embedded.stdout, embedded.stderr
     visual = {k: v for k, v in load_clip("maskclip-tiny", "textures").state_dict().items() if k.startswith("visual.")}
     torch.save(visual, tmp_path / "visual.pt")

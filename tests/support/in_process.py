@@ -25,7 +25,7 @@ FUNCTIONS = {
     "eval": programs.evaluate,
     "segment": programs.segment,
     "export": programs.export,
-    "embed_text": programs.embed,
+    "embed": programs.embed,
 }
 
 
