@@ -30,6 +30,7 @@ def test_an_evaluation_writes_a_card_a_table_and_images(tmp_path: Path, textures
     result = run(tmp_path, "eval", *TINY, f"data.root={textures_root}", "pictures=2")
     assert result.returncode == 0, result.stderr
     assert "mIoU" in result.stdout and "brick wall" in result.stdout
+    assert "evaluation: 100%" in result.stdout and "DataLoader" not in result.stdout.rpartition("\r")[2]
     card = read_card(tmp_path / "out")
     keys = "method data miou iou pixel_accuracy seen unseen harmonic images seconds device"
     keys += " confusion_sha256 weights_sha256 classes words words_of protocol config versions commit"

@@ -138,8 +138,15 @@ def test_a_killed_run_is_resumed(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_an_interrupted_run_ends_with_status_130(tmp_path: Path) -> None:
     draw_photos(tmp_path / "photos", 200)
-    line = command("segment", *SMALL_PICTURES, "input=photos", "output=s")
-    process = subprocess.Popen(line, cwd=tmp_path, env=one_thread(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command("segment", *SMALL_PICTURES, "input=photos", "output=s"),
+        cwd=tmp_path,
+        env=one_thread(tmp_path),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells start jobs in the background without it
+    )
     start = time.time()
     while not list((tmp_path / "s").glob("masks/[0-9]*")) and time.time() - start < 120:
         time.sleep(0.01)

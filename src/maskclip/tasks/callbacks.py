@@ -35,6 +35,9 @@ class StepProgressBar(TQDMProgressBar):
     If the output goes to a file, the bar is updated every 50 batches.
     """
 
+    validation_description = "validation"
+    test_description = "evaluation"
+
     def __init__(self) -> None:
         super().__init__(refresh_rate=1 if sys.stdout.isatty() else 50)
 
@@ -50,6 +53,14 @@ class StepProgressBar(TQDMProgressBar):
         super().on_train_epoch_start(trainer)
         self.train_progress_bar.set_description(self._phase)
         self.train_progress_bar.initial = trainer.fit_loop.epoch_loop.batch_idx + 1
+
+    def on_validation_batch_start(self, *arguments: Any) -> None:
+        super().on_validation_batch_start(*arguments)
+        self.val_progress_bar.set_description(self.validation_description, refresh=False)  # without "DataLoader 0"
+
+    def on_test_batch_start(self, *arguments: Any) -> None:
+        super().on_test_batch_start(*arguments)
+        self.test_progress_bar.set_description(self.test_description, refresh=False)
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, pl_module)
