@@ -1,4 +1,4 @@
-"""The files of an evaluation: the scores and the matrix that they were computed from."""
+"""The result files of an evaluation: scores and the confusion matrix that they are computed from."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import pytest
 from maskclip.programs.evaluating import write_results
 
 
-def fits(folder: Path) -> bool:
-    """Whether the card is of the matrix beside it."""
+def is_consistent(folder: Path) -> bool:
+    """Whether the card has the fingerprint of the matrix."""
     card = json.loads((folder / "results.json").read_text())
     return card["confusion_sha256"] == hashlib.sha256((folder / "confusion.npy").read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize("renamed", [0, 1, 2])
-def test_a_kill_leaves_no_new_scores_beside_an_old_matrix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renamed: int) -> None:
-    """Killed after 0, 1 or 2 of the two files have been renamed."""
+def test_a_kill_leaves_no_new_scores_with_an_old_matrix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renamed: int) -> None:
+    """Killed after 0, 1 or 2 of the two files were renamed."""
     old, new = np.eye(2, dtype=np.int64), 2 * np.eye(2, dtype=np.int64)
     write_results(tmp_path, {"miou": 1.0}, old)
     real, done = Path.replace, iter(range(renamed))
@@ -39,4 +39,4 @@ def test_a_kill_leaves_no_new_scores_beside_an_old_matrix(tmp_path: Path, monkey
             write_results(tmp_path, {"miou": 2.0}, new)
     assert json.loads((tmp_path / "results.json").read_text())["miou"] == (2.0 if renamed == 2 else 1.0)
     assert np.array_equal(np.load(tmp_path / "confusion.npy"), new if renamed else old)
-    assert fits(tmp_path) == (renamed != 1)
+    assert is_consistent(tmp_path) == (renamed != 1)

@@ -1,4 +1,4 @@
-"""The data that a training run reads before it loads a model."""
+"""The data that a training run lists before it loads a model."""
 
 from __future__ import annotations
 

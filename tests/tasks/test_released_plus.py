@@ -29,12 +29,12 @@ def golden(key: str) -> Tensor:
     return torch.from_numpy(GOLDENS[key])
 
 
-def given(background: str) -> Tensor:
+def ground_truth(background: str) -> Tensor:
     return golden(f"gt_{background}")[:, 0].long()
 
 
 def classes(background: str) -> Tensor:
-    """The unlabelled classes; where there is a background, text row i is class i + 1."""
+    """The unlabelled classes; with a background, text row i is class i + 1."""
     return golden(f"unlabeled_{background}").long()
 
 
@@ -59,7 +59,7 @@ def teacher_scores(background: str, kind: str, option: str) -> Tensor:
     return resize(scores, SIZE)
 
 
-def assert_equal_but_for_ties(ours: Tensor, expected: Tensor, margin: Tensor) -> None:
+def assert_equal_except_ties(ours: Tensor, expected: Tensor, margin: Tensor) -> None:
     assert torch.equal(ours[margin > 1e-5], expected[margin > 1e-5].long())
 
 
@@ -67,23 +67,23 @@ def assert_equal_but_for_ties(ours: Tensor, expected: Tensor, margin: Tensor) ->
 @pytest.mark.parametrize("kind", ["vit", "r50"])
 @pytest.mark.parametrize("background", ["nobg", "bg"])
 def test_labels_of_the_teacher(background: str, kind: str, option: str) -> None:
-    labels, key = given(background), f"assign_clip_{background}_{kind}_{option}"
+    labels, key = ground_truth(background), f"assign_clip_{background}_{kind}_{option}"
     ours = pseudo_labels(labels, teacher_scores(background, kind, option), classes(background))
-    assert_equal_but_for_ties(ours, golden(key).reshape(labels.shape), golden(f"{key}_margin"))
+    assert_equal_except_ties(ours, golden(key).reshape(labels.shape), golden(f"{key}_margin"))
     assert UNLABELLED not in ours and torch.equal(ours[labels != UNLABELLED], labels[labels != UNLABELLED])
 
 
 @pytest.mark.parametrize("kind", ["vit", "r50"])
 @pytest.mark.parametrize("background", ["nobg", "bg"])
-def test_labels_of_a_teacher_that_is_not_sure(background: str, kind: str) -> None:
-    """The released threshold takes away labels that were given, too; here only pseudo labels are dropped, which then are ignored."""
-    labels, key = given(background), f"assign_clip_{background}_{kind}_conf"
+def test_labels_of_the_teacher_with_a_confidence_threshold(background: str, kind: str) -> None:
+    """The released threshold also removes ground truth; here only pseudo labels are removed, and those pixels are ignored."""
+    labels, key = ground_truth(background), f"assign_clip_{background}_{kind}_conf"
     threshold = float(GOLDENS[f"{key}_thresh"])
     ours = pseudo_labels(labels, teacher_scores(background, kind, "plain"), classes(background), threshold)
     expected = golden(key).reshape(labels.shape).long()
     filled, margin = labels == UNLABELLED, golden(f"{key}_margin")
     released = expected.masked_fill(expected == UNLABELLED, IGNORE_INDEX)
-    assert_equal_but_for_ties(ours[filled], released[filled], margin[filled])
+    assert_equal_except_ties(ours[filled], released[filled], margin[filled])
     assert (ours[filled] == IGNORE_INDEX).any() and torch.equal(ours[~filled], labels[~filled])
 
 
@@ -116,10 +116,10 @@ def test_classifier(background: str, normalise: int) -> None:
 @pytest.mark.parametrize("normalise", [0, 1])
 @pytest.mark.parametrize("background", ["nobg", "bg"])
 def test_labels_of_the_student(background: str, normalise: int) -> None:
-    labels, key = given(background), f"assign_self_{background}_norm{normalise}"
+    labels, key = ground_truth(background), f"assign_self_{background}_norm{normalise}"
     scores = resize(student(background, bool(normalise)).classify(golden("student_feat")), SIZE).detach()
     ours = pseudo_labels(labels, scores[:, classes(background)], classes(background))
-    assert_equal_but_for_ties(ours, golden(key).reshape(labels.shape), golden(f"{key}_margin"))
+    assert_equal_except_ties(ours, golden(key).reshape(labels.shape), golden(f"{key}_margin"))
 
 
 @pytest.mark.parametrize("kind", ["vit", "r50"])
