@@ -73,6 +73,8 @@ SEGMENT_IMAGES = (*SEGMENT, "input={textures}")
         ((*SEGMENT_IMAGES, "output=null"), ["output=null"]),
         ((*SEGMENT_IMAGES, "pages=2"), ["pages=2: give first or all"]),
         ((*SEGMENT_IMAGES, "output=/dev/null/x"), ["/dev/null"]),
+        ((*EVAL, "trainer=cpu", "trainer.devices=-1"), ["trainer.devices=-1 means all GPUs"]),
+        ((*SEGMENT_IMAGES, "trainer=cpu", "trainer.devices=-1"), ["trainer.devices=-1 means all GPUs"]),
         pytest.param((*SEGMENT_IMAGES, "trainer=gpu"), ["gpu"], marks=pytest.mark.skipif(HAS_GPU, reason="has a GPU")),
     ],
 )

@@ -25,8 +25,7 @@ def build_trainer(cfg: DictConfig, **options: Any) -> pl.Trainer:
     Buffers are not broadcast before each forward pass: in validation one process may have an image more than another and
     would wait forever. The tasks share buffers explicitly.
     """
-    check_trainer(cfg)
-    settings = plain(cfg.trainer)
+    settings = _checked(cfg)
     options["callbacks"] = [*options.get("callbacks", ()), ranks.EndTogether()]
     if settings["sync_batchnorm"] is None:
         settings["sync_batchnorm"] = _is_distributed(settings) and settings["accelerator"] != "cpu" and torch.cuda.is_available()
@@ -40,8 +39,7 @@ def launch(cfg: DictConfig, patience: timedelta) -> fabric.Fabric:
 
     As in Lightning's trainer, `benchmark` and `deterministic` are set for the whole process.
     """
-    check_trainer(cfg)
-    settings = plain(cfg.trainer)
+    settings = _checked(cfg)
     if settings["benchmark"] is not None:
         torch.backends.cudnn.benchmark = settings["benchmark"]
     torch.use_deterministic_algorithms(bool(settings["deterministic"]), warn_only=settings["deterministic"] == "warn")
@@ -54,6 +52,17 @@ def launch(cfg: DictConfig, patience: timedelta) -> fabric.Fabric:
     processes.launch()
     ranks.watch(processes.strategy.launcher)
     return processes
+
+
+def _checked(cfg: DictConfig) -> dict[str, Any]:
+    """The settings of the trainer. Raises `InputError` for invalid ones, and for all GPUs (-1) of a machine without any."""
+    check_trainer(cfg)
+    settings: dict[str, Any] = plain(cfg.trainer)
+    devices, accelerator = settings["devices"], settings["accelerator"]
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
+    if on_cpu and devices in (-1, "-1"):
+        raise InputError(f"trainer.devices={devices} means all GPUs, but there is no GPU: on the CPU, give a number of processes")
+    return settings
 
 
 def _uses_ddp(settings: Mapping[str, Any]) -> bool:
