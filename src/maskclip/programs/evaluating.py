@@ -75,15 +75,22 @@ def evaluate_model(cfg: DictConfig, model: Segmenter, data: SegmentationData, ou
     start = time.perf_counter()
     trainer.test(task, data, verbose=False)
     assert task.counts is not None
-    card = {
-        "method": model.method,
-        "data": data.name,
-        "split": data.split,
-        **score_entries(scores(task.counts, data.vocabulary.unseen_indices), data.vocabulary),
+    cost = {
         "images": task.images,
         "seconds": round(time.perf_counter() - start, 2),
         "device": device_name(trainer.strategy.root_device),
         "processes": trainer.world_size,
+    }
+    entries = score_entries(scores(task.counts, data.vocabulary.unseen_indices), data.vocabulary)
+    card = {"method": model.method, "data": data.name, "split": data.split, **entries, **cost, **origin(cfg, model, data, protocol), **more}
+    if trainer.is_global_zero:
+        write_results(output, card, task.counts.numpy())
+    return card
+
+
+def origin(cfg: DictConfig, model: Segmenter, data: SegmentationData, protocol: Protocol) -> Card:
+    """The entries of a result card that scores depend on: weights, words, protocol, config and versions."""
+    return {
         "weights_sha256": model.weights_sha256,
         "provenance": model.provenance,
         "classes": list(data.vocabulary.names),
@@ -95,11 +102,7 @@ def evaluate_model(cfg: DictConfig, model: Segmenter, data: SegmentationData, ou
         "config": recorded(cfg),
         "versions": versions(),
         "commit": commit(),
-        **more,
     }
-    if trainer.is_global_zero:
-        write_results(output, card, task.counts.numpy())
-    return card
 
 
 def write_results(output: Path, card: Card, counts: np.ndarray) -> None:

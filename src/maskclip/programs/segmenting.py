@@ -172,12 +172,15 @@ def report(task: Segmentation, images: list[InputImage], todo: int, left_out: Le
             "(pages=all segments every page)"
         )
     write_broken(output / BROKEN, images, broken)
-    problems = []
-    if broken:
+    if problems := list(problems_of(task, len(images), left_out)):
+        raise InputError("\n".join(problems))
+
+
+def problems_of(task: Segmentation, count: int, left_out: LeftOut) -> Iterator[str]:
+    """Sentences about the images of a run that have no outputs."""
+    if broken := task.broken:
         listed = "\n  ".join(reason for _, reason in broken[:20]) + ("\n  ..." if len(broken) > 20 else "")
-        problems.append(f"{len(broken)} of {len(images)} images could not be segmented, see {output / BROKEN}:\n  {listed}")
+        yield f"{len(broken)} of {count} images could not be segmented, see {task.outputs.folder / BROKEN}:\n  {listed}"
     if left_out.unreadable:
         remedy = "to leave them out on purpose, select the others with a glob such as 'input=photos/**/*.jpg'"
-        problems.append(f"images in formats that cannot be read were left out: {left_out.unreadable}; {remedy}")
-    if problems:
-        raise InputError("\n".join(problems))
+        yield f"images in formats that cannot be read were left out: {left_out.unreadable}; {remedy}"
