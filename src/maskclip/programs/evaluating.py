@@ -22,8 +22,8 @@ from maskclip.evaluation.scores import scores
 from maskclip.evaluation.tables import class_table, table
 from maskclip.files import write_bytes, write_json
 from maskclip.inference.kernels import accelerate
-from maskclip.inference.predict import Segmenter
 from maskclip.inference.protocol import Protocol
+from maskclip.inference.segmenter import Segmenter
 from maskclip.programs.common import Card, build, build_trainer, check_precision, check_run, plain, recorded, words_of, words_table
 from maskclip.programs.logs import log_scores, run_logger
 from maskclip.tasks import Evaluation
