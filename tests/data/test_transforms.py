@@ -100,10 +100,10 @@ def test_a_label_may_cover_up_to_three_quarters() -> None:
     crop = VariedCrop((4, 4), 0.75, 255)
     quarter = np.zeros((4, 4), np.uint8)
     quarter[0] = 1  # the other label covers exactly 0.75, which is not below
-    assert not crop._is_varied(quarter)
+    assert not crop.is_varied(quarter)
     quarter[1, 0] = 1
-    assert crop._is_varied(quarter)
-    assert not crop._is_varied(np.full((4, 4), 255, np.uint8))
+    assert crop.is_varied(quarter)
+    assert not crop.is_varied(np.full((4, 4), 255, np.uint8))
 
 
 def distorted(image: np.ndarray, **changes: Any) -> np.ndarray:

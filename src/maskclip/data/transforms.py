@@ -54,7 +54,7 @@ class VariedCrop(A.DualTransform):
         mask = data["mask"] if data["mask"].ndim == 2 else data["mask"][..., 0]
         single_label = mask.min() == mask.max()  # as in annotation-free training
         for _ in range(0 if single_label or self.most >= 1 else 10):
-            if self._is_varied(self.apply(mask, box)):
+            if self.is_varied(self.apply(mask, box)):
                 break
             box = self._box(height, width)
         return {"box": box}
@@ -64,7 +64,7 @@ class VariedCrop(A.DualTransform):
         top, left = self.py_random.randint(0, max(0, height - rows)), self.py_random.randint(0, max(0, width - columns))
         return top, left, top + rows, left + columns
 
-    def _is_varied(self, labels: np.ndarray) -> bool:
+    def is_varied(self, labels: np.ndarray) -> bool:
         counts = np.bincount(labels[labels != self.ignore_index].ravel())
         counts = counts[counts > 0]
         return len(counts) > 1 and counts.max() < self.most * counts.sum()

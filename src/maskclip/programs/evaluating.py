@@ -48,7 +48,7 @@ def evaluate(cfg: DictConfig) -> float:
     data: SegmentationData = build(cfg.data, classes=vocabulary)
     if data.pattern("masks", data.split) is None:
         raise InputError("there is nothing to score without masks (data.masks); src/segment.py writes label maps")
-    data.dataset(data.split).with_options(**data.spoiled)  # raises an error for a missing data set before the model is loaded
+    data.dataset(data.split).with_options(**data.corruption_options)  # raises an error for a missing data set before the model is loaded
     model = accelerate(build(cfg.model, classes=vocabulary), **plain(cfg.inference))
     output = Path(cfg.paths.output)
     with run_logger(cfg) as logger:
