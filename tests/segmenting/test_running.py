@@ -94,7 +94,7 @@ def test_features_have_unit_length_and_reproduce_the_labels(tmp_path: Path, tiny
     counts = tiny.vocabulary.word_counts
     classes = torch.stack([part.amax(dim=0) for part in words.split(counts)])
     torch.testing.assert_close(classes, tiny(seen)[0], atol=2e-3, rtol=0)
-    with pytest.raises(InputError, match="features=true needs a protocol that looks at an image once"):
+    with pytest.raises(InputError, match="features=true needs a protocol with a single view"):
         run(tiny, outputs, [], Protocol(flip=True))
 
 

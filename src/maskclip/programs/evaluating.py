@@ -22,8 +22,8 @@ from maskclip.evaluation.scores import scores
 from maskclip.evaluation.tables import class_table, table
 from maskclip.files import write_bytes, write_json
 from maskclip.inference.kernels import accelerate
-from maskclip.inference.predict import Segmenter
 from maskclip.inference.protocol import Protocol
+from maskclip.inference.segmenter import Segmenter
 from maskclip.programs.checks import check_precision, check_run
 from maskclip.programs.common import Card, build, plain, recorded, words_of, words_table
 from maskclip.programs.devices import build_trainer
@@ -51,7 +51,7 @@ def evaluate(cfg: DictConfig) -> float:
     data: SegmentationData = build(cfg.data, classes=vocabulary)
     if data.pattern("masks", data.split) is None:
         raise InputError("an evaluation needs masks: set data.masks, or use src/segment.py to write label maps")
-    data.dataset(data.split).with_options(**data.spoiled)  # a missing data set is an error before the model is loaded
+    data.dataset(data.split).with_options(**data.corruption_options)  # a missing data set is an error before the model is loaded
     model = accelerate(build(cfg.model, classes=vocabulary), **plain(cfg.inference))
     output = Path(cfg.paths.output)
     with run_logger(cfg) as logger:
