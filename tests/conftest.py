@@ -17,7 +17,7 @@ from open_clip.model import CLIP
 from support.raw_releases import WRITERS, prepare
 
 from maskclip import MaskCLIP, Vocabulary
-from maskclip.programs.common import plain
+from maskclip.programs.config import plain
 from maskclip.textures.dataset import write_textures
 
 ROOT = Path(__file__).resolve().parent.parent

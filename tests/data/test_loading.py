@@ -114,7 +114,7 @@ def test_without_masks_there_is_nothing_to_validate(textures_root: Path, texture
 
 def test_evaluation_in_lists_of_images_of_any_size(textures_root: Path, texture_classes: Vocabulary) -> None:
     alone = [sample for samples in module(textures_root, texture_classes).val_dataloader() for sample in samples]
-    lists = list(module(textures_root, texture_classes, eval_batch=3).val_dataloader())
+    lists = list(module(textures_root, texture_classes, eval_batch_size=3).val_dataloader())
     assert [len(samples) for samples in lists] == [3, 2]
     assert [sample["name"] for samples in lists for sample in samples] == [sample["name"] for sample in alone]
     for sample, own in zip((sample for samples in lists for sample in samples), alone, strict=True):

@@ -202,7 +202,7 @@ def test_the_batch_changes_nothing(name: str) -> None:
     found: list[list[Prediction]] = []
     for batch in (1, 3, 100):
         model = Noise()
-        found.append(predict(model, IMAGES, Protocol(**values, batch=batch), ("confidence",)))
+        found.append(predict(model, IMAGES, Protocol(**values, batch_size=batch), ("confidence",)))
         assert max(shape[0] for shape in model.saw) <= batch
     for others in found[1:]:
         for one, other in zip(found[0], others, strict=True):
@@ -212,9 +212,9 @@ def test_the_batch_changes_nothing(name: str) -> None:
 
 def test_views_of_one_size_go_together_whatever_image_they_are_of() -> None:
     model = Noise()
-    predict(model, [*IMAGES, IMAGES[0]], Protocol(short_side=64, window=32, stride=16, batch=1000))
+    predict(model, [*IMAGES, IMAGES[0]], Protocol(short_side=64, window=32, stride=16, batch_size=1000))
     assert len(model.saw) == 1
-    predict(model, IMAGES, Protocol(batch=1000))
+    predict(model, IMAGES, Protocol(batch_size=1000))
     assert sorted(model.saw[1:]) == [(1, 3, 90, 41), (2, 3, 57, 83)]
 
 
@@ -239,7 +239,7 @@ def test_no_window_has_more_pixels_than_an_input_may_have() -> None:
 
 
 def test_features_come_from_the_pass_that_labels_come_from() -> None:
-    model, protocol = Noise(), Protocol(short_side=48, batch=2)
+    model, protocol = Noise(), Protocol(short_side=48, batch_size=2)
     images = [IMAGES[0], IMAGES[1], IMAGES[0]]
     found = predict(model, images, protocol, features=True)
     assert sorted(model.saw) == [(1, 3, 105, 48), (2, 3, 48, 70)]
@@ -362,7 +362,7 @@ def test_what_predict_is_not_made_for() -> None:
         ({"background_threshold": 40}, "protocol.background_threshold=40"),
         ({"area_threshold": -0.1}, "protocol.area_threshold=-0.1"),
         ({"area_threshold": True}, "protocol.area_threshold=True"),
-        ({"batch": 0}, "protocol.batch=0"),
+        ({"batch_size": 0}, "protocol.batch_size=0"),
         ({"max_pixels": None}, "protocol.max_pixels=None"),
     ],
 )
@@ -381,7 +381,7 @@ def test_protocols_are_plain_data() -> None:
     protocol = Protocol(**{"short_side": 512, "long_side": 2048})
     assert Protocol(**protocol.settings) == protocol
     assert Protocol(scales=[224, 336]) == Protocol(scales=(224, 336))
-    assert Protocol(scales=[224, 336]).hash == Protocol(scales=(224, 336), batch=1).hash != Protocol(scales=[336, 224]).hash
+    assert Protocol(scales=[224, 336]).hash == Protocol(scales=(224, 336), batch_size=1).hash != Protocol(scales=[336, 224]).hash
     assert Protocol().hash != Protocol(flip=True).hash and len(Protocol().hash) == 12
 
 
@@ -397,7 +397,7 @@ OTHER_VALUES = {
     "background_threshold": 0.1,
     "synonyms": "probability",
     "precision": "bf16",
-    "batch": 1,
+    "batch_size": 1,
     "max_pixels": 1000,
     "area_threshold": 0.1,
 }
@@ -409,7 +409,7 @@ def test_the_hash_covers_every_field_but_batch() -> None:
     for name, value in OTHER_VALUES.items():
         changed = copy(Protocol())
         object.__setattr__(changed, name, value)  # windows need a stride, which would change the hash by itself
-        assert (changed.hash == Protocol().hash) == (name == "batch")
+        assert (changed.hash == Protocol().hash) == (name == "batch_size")
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ class SegmentationData(pl.LightningDataModule):
     those that training gets: "none" (annotation-free), "oracle_ignore" (annotation-free as released: only which pixels are
     ignored), "seen" (zero-shot: all but the unseen classes) or "all". `truth` adds the hidden labels to each training
     sample, for the log only. `augmentation` are the arguments of `TrainTransform` other than the seed.
-    `batch_size` is that of all processes together in training; evaluation hands out lists of `eval_batch` images, each
+    `batch_size` is that of all processes together in training; evaluation hands out lists of `eval_batch_size` images, each
     at its own size. `corruption` and `severity` (1 to 5) apply to images of evaluation, not of training. `skip_broken`
     leaves out images that cannot be read, which are an error otherwise. `source` is a sentence on where to get the data;
     the error about a missing folder contains it.
@@ -57,7 +57,7 @@ class SegmentationData(pl.LightningDataModule):
         skip_broken: bool = False,
         exif: bool = True,
         batch_size: int = 16,
-        eval_batch: int = 1,
+        eval_batch_size: int = 1,
         num_workers: int = 2,
         seed: int = 0,
         source: str = "",
@@ -68,7 +68,7 @@ class SegmentationData(pl.LightningDataModule):
             require(isinstance(on, bool), f"data.{key}", on, "true or false")
         for key, number, least in (
             ("batch_size", batch_size, 1),
-            ("eval_batch", eval_batch, 1),
+            ("eval_batch_size", eval_batch_size, 1),
             ("num_workers", num_workers, 0),
             ("seed", seed, 0),
         ):
@@ -112,7 +112,7 @@ class SegmentationData(pl.LightningDataModule):
             raise InputError("data.labels=seen needs unseen classes, and this vocabulary names none (classes.unseen)")
         self.hide, self.labels, self.truth = hidden[labels], labels, truth
         self.augmentation = dict(augmentation or {})
-        self.batch_size, self.eval_batch, self.num_workers, self.seed = batch_size, eval_batch, num_workers, seed
+        self.batch_size, self.eval_batch_size, self.num_workers, self.seed = batch_size, eval_batch_size, num_workers, seed
 
     def pattern(self, key: str, split: str) -> str | None:
         """The pattern `data.images` or `data.masks` of a split. Raises `InputError` if there are only those of other splits."""
@@ -199,7 +199,7 @@ class SegmentationData(pl.LightningDataModule):
         data = self.readable(split).with_options(**self.spoiled)
         if len(data) < self._processes[1]:
             raise InputError(f"{len(data)} images ({split}) cannot be shared among {self._processes[1]} processes: use fewer")
-        return self._loader(data, sampler=EveryNth(data, *self._processes), batch_size=self.eval_batch, collate_fn=list)
+        return self._loader(data, sampler=EveryNth(data, *self._processes), batch_size=self.eval_batch_size, collate_fn=list)
 
     def _loader(self, data: SegmentationDataset, **options: Any) -> DataLoader[Any]:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"

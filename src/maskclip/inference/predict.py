@@ -129,7 +129,7 @@ def predict(
     `soft` names what is wanted besides labels, of "confidence", "margin" and "entropy"; `top` is how many best classes are.
     `features`: also the dense features, from the same forward pass; an image of more than `protocol.max_pixels`, which is
     cut into windows for its labels, is scaled down to that and seen once more for them.
-    Windows and views of one size go through the network together, `protocol.batch` at a time, whatever image they are of.
+    Windows and views of one size go through the network together, `protocol.batch_size` at a time, whatever image they are of.
     The model's device is used, and predictions stay there. Raises `InputError` for what is no image, or not known.
     """
     rule = rule_of(model, protocol, soft, top)
@@ -187,8 +187,8 @@ def _views(
     logits: dict[int, list[Tensor]] = defaultdict(list)
     dense: dict[int, Features] = {}
     for (height, width), jobs in groups.items():
-        for start in range(0, len(jobs), protocol.batch):
-            chunk = jobs[start : start + protocol.batch]
+        for start in range(0, len(jobs), protocol.batch_size):
+            chunk = jobs[start : start + protocol.batch_size]
             pixels = torch.stack([_floats(seen(number)[:, y : y + height, x : x + width]) for number, y, x in chunk])
             found, features = _forward(model, pixels, protocol, with_features)
             for (number, _, _), one in zip(chunk, found, strict=True):

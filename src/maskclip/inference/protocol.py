@@ -35,7 +35,7 @@ class Protocol:
     class with several words is scored: "best", by its best word on the coarse grid, or "probability", by its most probable
     word at full size, the softmax going over all words (the SCLIP lineage).
 
-    `precision` of the network: "fp32", or features in "bf16" or "fp16"; it holds whatever the trainer's is. `batch` is how
+    `precision` of the network: "fp32", or features in "bf16" or "fp16"; it holds whatever the trainer's is. `batch_size` is how
     many views of one size go through the network together. Raises `InputError` for what does not fit.
     """
 
@@ -50,7 +50,7 @@ class Protocol:
     background_threshold: float | None = None
     synonyms: Literal["best", "probability"] = "best"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    batch: int = 8
+    batch_size: int = 8
     max_pixels: int = 2**21
     area_threshold: float | None = None
 
@@ -78,7 +78,7 @@ class Protocol:
         for name in ("short_side", "long_side", "window", "stride"):
             if getattr(self, name) is not None and not is_count(getattr(self, name)):
                 raise InputError(f"protocol.{name}={getattr(self, name)}: give pixels, at least 1, or null for none")
-        for name in ("batch", "max_pixels"):
+        for name in ("batch_size", "max_pixels"):
             if not is_count(getattr(self, name)):
                 raise InputError(f"protocol.{name}={getattr(self, name)}: give a number, at least 1")
         if strangers := [side for side in self.scales or () if not is_count(side)]:
@@ -128,7 +128,7 @@ class Protocol:
 
         Defaults are included, so that a record of a run keeps its meaning when a default changes.
         """
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "batch"}
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "batch_size"}
 
     @property
     def hash(self) -> str:
