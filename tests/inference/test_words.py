@@ -17,8 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from maskclip import InputError, MaskCLIP, Protocol, Vocabulary, predict
 from maskclip.inference.predict import rule_of
-from maskclip.programs.common import plain, words_of
+from maskclip.programs.config import plain, words_of
 from maskclip.textures.scenes import draw_scene
+from maskclip.vocabulary import read_class_file
 
 CONF = ROOT / "conf"
 LISTS = ("voc21", "voc20", "context59", "context60", "coco_object", "coco_stuff171", "cityscapes19", "ade150")
@@ -52,7 +53,7 @@ def test_every_table_gives_words_to_exactly_the_classes_of_its_list(
 ) -> None:
     cfg = compose_cfg("eval", f"data={DATA.get(classes, classes)}", f"words={name}")
     expected = plain(cfg.words.tables[classes])
-    assert list(expected) == OmegaConf.load(CONF / "classes" / f"{classes}.yaml").names
+    assert list(expected) == list(Vocabulary(**read_class_file(CONF / "classes" / f"{classes}.yaml")).names)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = vocabulary(cfg)
