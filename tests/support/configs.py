@@ -42,8 +42,8 @@ def required(*overrides: str) -> list[str]:
 
 
 def with_values(cfg: DictConfig, **values: object) -> DictConfig:
-    """A copy of a config with other values; `__` in a name stands for a dot."""
+    """A copy of a config with other values; `__` in a name stands for a dot, and mappings are merged."""
     changed = cfg.copy()
     for key, value in values.items():
-        OmegaConf.update(changed, key.replace("__", "."), value, force_add=True)
+        OmegaConf.update(changed, key.replace("__", "."), value, merge=True, force_add=True)
     return changed
