@@ -82,14 +82,13 @@ class Vocabulary:
             raise InputError("a colour of classes.palette is three numbers from 0 to 255")
 
     def _prepend_background(self) -> None:
-        """Make the background class 0. A palette that has a colour for each of the other classes gets one for the background."""
+        """Make the background class 0, and give it a colour if the palette has one for each of the other classes only."""
         if BACKGROUND in self.names[1:]:
             raise InputError(f"classes.background=true, but 'background' is not the first of the class names: {', '.join(self.names)}")
-        if self.names[0] == BACKGROUND:
-            return
-        if self.palette is not None and len(self.palette) == len(self.names):
+        if self.names[0] != BACKGROUND:
+            object.__setattr__(self, "names", [BACKGROUND, *self.names])
+        if self.palette is not None and len(self.palette) == len(self.names) - 1:
             object.__setattr__(self, "palette", [self.background_colour, *self.palette])
-        object.__setattr__(self, "names", [BACKGROUND, *self.names])
 
     @classmethod
     def of(cls, classes: Vocabulary | Sequence[str]) -> Vocabulary:

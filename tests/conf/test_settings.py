@@ -132,7 +132,11 @@ def refused(check: Callable[[DictConfig], Any], cfg: DictConfig, invalid: list[t
 
 def test_training() -> None:
     invalid = [
-        *((f"trainer.{key}", value) for key in ("max_steps", "accumulate_grad_batches", "log_every_n_steps") for value in (True, 0, 1.5, "x")),
+        *(
+            (f"trainer.{key}", value)
+            for key in ("max_steps", "accumulate_grad_batches", "log_every_n_steps")
+            for value in (True, 0, 1.5, "x")
+        ),
         *(("trainer.val_check_interval", value) for value in (True, 0, 0.5, None)),
         *(("trainer.precision", value) for value in ("bf16-true", "16-true", "bf16", "64-true", 16)),
         *(("trainer.gradient_clip_val", value) for value in (True, 0, -1, NAN, "x")),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import textwrap
 import warnings
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -110,7 +111,7 @@ def words_of(cfg: DictConfig) -> Card:
 
 def words_table(cfg: DictConfig, names: list[str]) -> Card | None:
     """The words of each class in the group `words`; None without a table for exactly these class names in this order."""
-    return next((table for table in plain(cfg.words.tables).values() if list(table) == names), None)
+    return next((plain(table) for table in cfg.words.tables.values() if list(table) == names), None)
 
 
 def _check_replaced(cfg: DictConfig, prompts: Card, table: Card) -> None:
@@ -124,6 +125,7 @@ def _check_replaced(cfg: DictConfig, prompts: Card, table: Card) -> None:
         )
 
 
+@cache
 def _class_files() -> list[tuple[list[str], Card]]:
     """Names and prompts of every class list in conf/classes."""
     files = [read_class_file(path) for path in (CHECKOUT / "conf" / "classes").glob("*.yaml")]
