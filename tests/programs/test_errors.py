@@ -58,7 +58,7 @@ SEGMENT_IMAGES = (*SEGMENT, "input={textures}")
         ((*TRAIN, "resume=nowhere.ckpt"), ["nothing to resume"]),
         ((*TRAIN, "resume={textures}/JPEGImages/val_00000.jpg"), ["not a checkpoint"]),
         ((*TRAIN, "data.labels=some"), ["data.labels='some'"]),
-        (("train", "data=folder", "classes.names=[zebra]", "teacher=textures"), ["please give data.root=..."]),
+        (("train", "data=folder", "classes.names=[zebra]", "model@teacher=maskclip_textures"), ["please give data.root=..."]),
         ((*EVAL, "data.root=nowhere"), ["python scripts/prepare_textures.py"]),
         ((*EVAL, "data.masks=x/%.png"), ["no such mask"]),
         ((*EVAL, "model.architecture=ViT-Z"), ["unknown CLIP architecture"]),

@@ -27,7 +27,7 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def test_an_evaluation_writes_a_card_a_table_and_images(tmp_path: Path, textures_root: Path) -> None:
-    result = run(tmp_path, "eval", *TINY, f"data.root={textures_root}", "pictures=2")
+    result = run(tmp_path, "eval", *TINY, f"data.root={textures_root}", "images_to_save=2")
     assert result.returncode == 0, result.stderr
     assert "mIoU" in result.stdout and "brick wall" in result.stdout
     assert "evaluation: 100%" in result.stdout and "DataLoader" not in result.stdout.rpartition("\r")[2]
@@ -37,7 +37,7 @@ def test_an_evaluation_writes_a_card_a_table_and_images(tmp_path: Path, textures
     assert set(keys.split()) <= set(card)
     assert card["images"] == 5 and card["data"] == "textures" and len(card["iou"]) == 13
     assert card["config"]["model"]["architecture"] == "maskclip-tiny" and card["words_of"] == "own"
-    assert len(list((tmp_path / "out" / "pictures").glob("*.png"))) == 2
+    assert len(list((tmp_path / "out" / "images").glob("*.png"))) == 2
 
 
 @pytest.mark.slow
@@ -133,8 +133,8 @@ def test_two_processes_train_and_validate_the_same_network(tmp_path: Path, textu
 
 @pytest.mark.slow
 def test_two_processes_count_each_pixel_once(tmp_path: Path, textures_root: Path) -> None:
-    one = run(tmp_path, "eval", *TINY, f"data.root={textures_root}", "pictures=0", f"paths.output={tmp_path}/one", threads=1)
-    two = call(tmp_path, "eval", *TINY, f"data.root={textures_root}", "pictures=0", f"paths.output={tmp_path}/two", "trainer=ddp_cpu")
+    one = run(tmp_path, "eval", *TINY, f"data.root={textures_root}", "images_to_save=0", f"paths.output={tmp_path}/one", threads=1)
+    two = call(tmp_path, "eval", *TINY, f"data.root={textures_root}", "images_to_save=0", f"paths.output={tmp_path}/two", "trainer=ddp_cpu")
     assert one.returncode == two.returncode == 0, two.stderr
     counts, counts_of_two = (np.load(tmp_path / name / "confusion.npy") for name in ("one", "two"))
     assert read_card(tmp_path / "two")["processes"] == 2
@@ -144,10 +144,10 @@ def test_two_processes_count_each_pixel_once(tmp_path: Path, textures_root: Path
 @pytest.mark.slow
 def test_embedded_words_replace_the_text_tower(tmp_path: Path, textures_root: Path) -> None:
     """A model without text tower and cache has the same scores with the words that another run embedded."""
-    settings, file = (*TINY, f"data.root={textures_root}", "pictures=0"), tmp_path / "words.safetensors"
+    settings, file = (*TINY, f"data.root={textures_root}", "images_to_save=0"), tmp_path / "words.safetensors"
     assert run(tmp_path, "eval", *settings).returncode == 0
     own = read_card(tmp_path / "out")
-    embedded = run(tmp_path, "embed", "model=maskclip_textures", "classes=textures", f"output={file}")
+    embedded = run(tmp_path, "embed_text", "model=maskclip_textures", "classes=textures", f"output={file}")
     assert embedded.returncode == 0 and "14 words of 13 classes" in embedded.stdout, embedded.stderr
     visual = {k: v for k, v in load_clip("maskclip-tiny", "textures").state_dict().items() if k.startswith("visual.")}
     torch.save(visual, tmp_path / "visual.pt")
@@ -166,7 +166,14 @@ def test_weights_in_the_cache_of_hugging_face_need_no_network(tmp_path: Path, te
     (folder / "snapshots" / ("0" * 40)).mkdir(parents=True)
     weights = folder / "snapshots" / ("0" * 40) / "open_clip_model.safetensors"
     save_file(open_clip.create_model("RN50-quickgelu").state_dict(), weights)
-    settings = ("model=maskclip_rn50", "model.templates=simple", "data=textures", f"data.root={textures_root}", "trainer=cpu", "pictures=0")
+    settings = (
+        "model=maskclip_rn50",
+        "model.templates=simple",
+        "data=textures",
+        f"data.root={textures_root}",
+        "trainer=cpu",
+        "images_to_save=0",
+    )
     result = call(tmp_path, "eval", *settings)
     weights.unlink()  # 400 MB
     assert result.returncode == 0, result.stderr
@@ -175,7 +182,7 @@ def test_weights_in_the_cache_of_hugging_face_need_no_network(tmp_path: Path, te
 
 @pytest.mark.slow
 def test_a_sweep_prints_and_writes_one_table(tmp_path: Path, textures_root: Path) -> None:
-    settings = (*TINY, f"data.root={textures_root}", "pictures=0", f"hydra.sweep.dir={tmp_path}/sweep")
+    settings = (*TINY, f"data.root={textures_root}", "images_to_save=0", f"hydra.sweep.dir={tmp_path}/sweep")
     result = call(tmp_path, "eval", "sweep=strategies", *settings)
     assert result.returncode == 0, result.stderr
     table = (tmp_path / "sweep" / "table.md").read_text().splitlines()
@@ -185,7 +192,7 @@ def test_a_sweep_prints_and_writes_one_table(tmp_path: Path, textures_root: Path
 
 @pytest.mark.slow
 def test_a_multirun_finishes_the_other_jobs_after_an_error(tmp_path: Path, textures_root: Path) -> None:
-    settings = (f"data.root={tmp_path},{textures_root}", f"hydra.sweep.dir={tmp_path}/sweep", "pictures=0")
+    settings = (f"data.root={tmp_path},{textures_root}", f"hydra.sweep.dir={tmp_path}/sweep", "images_to_save=0")
     result = call(tmp_path, "eval", *TINY, *settings, "--multirun")
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert "error: no split file" in result.stderr

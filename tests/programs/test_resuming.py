@@ -95,7 +95,7 @@ def test_older_checkpoints_have_the_defaults_of_newer_settings(task: MaskCLIPPlu
 
 
 def test_the_protocol_must_not_change_except_for_its_speed(task: MaskCLIPPlus, tmp_path: Path) -> None:
-    check_resumable(task, write_checkpoint(tmp_path / "batch.ckpt", task, protocol={"batch": 2}))
+    check_resumable(task, write_checkpoint(tmp_path / "batch.ckpt", task, protocol={"batch_size": 2}))
     checkpoint = write_checkpoint(tmp_path / "windows.ckpt", task, protocol={"window": 64, "stride": 32})
     with pytest.raises(InputError, match=r"\(protocol.window was 64, is null; protocol.stride was 32, is null\)"):
         check_resumable(task, checkpoint)

@@ -48,21 +48,21 @@ def test_segment_and_embed_text_write_to_their_output_only(tmp_path: Path) -> No
     draw_photos(tmp_path / "photos", 2)
     segmented = run(tmp_path, "segment", *SMALL_PICTURES, f"input={tmp_path}/photos", f"output={tmp_path}/s")
     assert segmented.returncode == 0 and len(list((tmp_path / "s" / "masks").iterdir())) == 2, segmented.stderr
-    embedded = run(tmp_path, "embed", "model=maskclip_textures", "classes=textures", f"output={tmp_path}/words.safetensors")
+    embedded = run(tmp_path, "embed_text", "model=maskclip_textures", "classes=textures", f"output={tmp_path}/words.safetensors")
     assert embedded.returncode == 0 and (tmp_path / "words.safetensors").is_file(), embedded.stderr
     assert list((tmp_path / "work").iterdir()) == []
     assert not list((tmp_path / "s").rglob("*.log")) and not (tmp_path / "s" / ".hydra").exists()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("program", ["train", "export", "embed"])
+@pytest.mark.parametrize("program", ["train", "export", "embed_text"])
 def test_a_full_disk_leaves_no_partial_file(tmp_path: Path, textures_root: Path, trained: Path, program: str) -> None:
     """Files of more than 8 kB cannot be written. Hydra's files are written to a folder with enough room."""
     settings = (*SMALL_STUDENT, f"data.root={textures_root}", "trainer.max_steps=1", "trainer.val_check_interval=1")
     lines = {
         "train": (*settings, "hydra.output_subdir=null", f"hydra.run.dir={tmp_path}/new"),
         "export": (f"checkpoint={trained}/checkpoints/last.ckpt", f"output={tmp_path}/new"),
-        "embed": (
+        "embed_text": (
             "model=maskclip_textures",
             "classes=context59",
             "model.templates=simple",

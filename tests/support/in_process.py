@@ -25,7 +25,7 @@ FUNCTIONS = {
     "eval": programs.evaluate,
     "segment": programs.segment,
     "export": programs.export,
-    "embed": programs.embed,
+    "embed_text": programs.embed_text,
 }
 
 
@@ -47,8 +47,9 @@ def run(folder: Path, program: str, *overrides: str, threads: int = 2) -> subpro
 def composed(folder: Path, program: str, *overrides: str) -> DictConfig:
     """The config of a program, without Hydra's own, which is set for this process."""
     output = [] if any(override.startswith(("paths.output=", "output=")) for override in overrides) else [f"paths.output={folder}/out"]
+    local = ["local=null"] if (ROOT / "conf" / "local").is_dir() else []
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose(program, overrides=[*overrides, *output], return_hydra_config=True)
+        cfg = compose(program, overrides=[*local, *overrides, *output], return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)
     with open_dict(cfg):
         del cfg["hydra"]

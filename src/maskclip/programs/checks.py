@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from maskclip.errors import BOOLEAN, COUNT, Check, check_settings, is_boolean, is_count, is_number, one_of, optional, require
-from maskclip.programs.common import plain
+from maskclip.programs.config import plain
 
 ENDLESS = "training data are an endless stream without epochs: set trainer.max_steps and trainer.val_check_interval"
 
@@ -77,7 +77,7 @@ def check_run(cfg: DictConfig) -> None:
     offline = OmegaConf.select(cfg, "logger.offline", default=False)
     require(is_boolean(offline), "logger.offline", offline, "true or false")
     require(is_count(cfg.seed, least=0), "seed", cfg.seed, "a whole number, at least 0")
-    require(is_count(cfg.pictures, least=0), "pictures", cfg.pictures, "a whole number, at least 0")
+    require(is_count(cfg.images_to_save, least=0), "images_to_save", cfg.images_to_save, "a whole number, at least 0")
 
 
 def check_training(cfg: DictConfig) -> None:

@@ -15,7 +15,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from maskclip.errors import InputError
 from maskclip.programs import ranks
 from maskclip.programs.checks import check_trainer
-from maskclip.programs.common import build, plain
+from maskclip.programs.config import build, plain
 
 
 def build_trainer(cfg: DictConfig, **options: Any) -> pl.Trainer:

@@ -7,11 +7,11 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from maskclip.models.maskclip import MaskCLIP
-from maskclip.programs.common import build, words_of
+from maskclip.programs.config import build, words_of
 from maskclip.vocabulary import Vocabulary
 
 
-def embed(cfg: DictConfig) -> None:
+def embed_text(cfg: DictConfig) -> None:
     """`src/embed_text.py`: compute the text embeddings of the class names and write them to a file."""
     model: MaskCLIP = build(cfg.model, classes=Vocabulary(**words_of(cfg)))
     output = Path(cfg.output)

@@ -26,7 +26,7 @@ from maskclip.inference.protocol import Protocol
 from maskclip.models.maskclip import MaskCLIP
 from maskclip.models.student import Student
 from maskclip.programs.checks import check_precision, check_trainer
-from maskclip.programs.common import build, plain, words_of
+from maskclip.programs.config import build, plain, words_of
 from maskclip.programs.devices import launch
 from maskclip.segmenting.inputs import BROKEN, InputImage, find_inputs, with_pages, write_broken
 from maskclip.segmenting.outputs import Outputs
@@ -52,7 +52,7 @@ def segment(cfg: DictConfig) -> None:
     protocol: Protocol = build(cfg.protocol)
     settings = settings_of(cfg, model, protocol, outputs)
     options = {key: cfg[key] for key in ("batch_size", "num_workers", "num_writers", "pages")}
-    task = Segmentation(accelerate(model, **plain(cfg.inference)), protocol, outputs, **options)
+    task = Segmentation(accelerate(model, compile=cfg.compile, channels_last=cfg.channels_last), protocol, outputs, **options)
     processes = launch(cfg, PATIENCE)
     todo: list[InputImage] = []
     if processes.is_global_zero:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from math import isnan
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
@@ -12,10 +11,12 @@ from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.utilities import rank_zero_only
 
 from maskclip.data.datamodule import SegmentationData
+from maskclip.errors import InputError
 from maskclip.files import quoted, remove_stale
+from maskclip.models.maskclip import MaskCLIP
 from maskclip.models.student import Student, load_student
 from maskclip.programs.checks import check_training
-from maskclip.programs.common import Card, build, plain, words_of
+from maskclip.programs.config import Card, build, plain, words_of
 from maskclip.programs.devices import build_trainer
 from maskclip.programs.evaluating import evaluate_model, report
 from maskclip.programs.logs import log_scores, run_logger
@@ -55,7 +56,10 @@ def train_student(cfg: DictConfig, output: Path) -> tuple[Card | None, Student]:
     data = build_data(cfg, vocabulary)
     names = data.dataset("train").names
     resume = checkpoint_to_resume(cfg.resume)
-    task = build_task(cfg, words, data, names, build(cfg.teacher, classes=vocabulary))
+    teacher = build(cfg.teacher, classes=vocabulary)
+    if not isinstance(teacher, MaskCLIP):
+        raise InputError("a student cannot teach: select a CLIP, such as model@teacher=maskclip_vit16")
+    task = build_task(cfg, words, data, names, teacher)
     if resume:
         check_resumable(task, resume, names)
     callbacks = [build(c) for c in cfg.callbacks.values() if c is not None]
@@ -86,7 +90,7 @@ def build_data(cfg: DictConfig, vocabulary: Vocabulary) -> SegmentationData:
     return data
 
 
-def build_task(cfg: DictConfig, words: Card, data: SegmentationData, names: list[str], teacher: Any) -> MaskCLIPPlus:
+def build_task(cfg: DictConfig, words: Card, data: SegmentationData, names: list[str], teacher: MaskCLIP) -> MaskCLIPPlus:
     """The task with its teacher; `names` are the training images."""
     run: Card = {
         "data": data.name,
@@ -108,7 +112,7 @@ def build_task(cfg: DictConfig, words: Card, data: SegmentationData, names: list
     return task
 
 
-def teacher_settings(cfg: DictConfig, teacher: Any) -> Card:
+def teacher_settings(cfg: DictConfig, teacher: MaskCLIP) -> Card:
     """The settings of the teacher that pseudo labels depend on, with fingerprints of its files."""
     locations = ("_target_", "pretrained", "text_embeddings", "cache")
     fingerprints = {"weights_sha256": teacher.weights_sha256, "text_sha256": teacher.provenance.get("text_sha256")}
