@@ -17,10 +17,10 @@ from maskclip.textures.dataset import write_textures
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=CHECKOUT / "data" / "textures", help="output folder (default: %(default)s)")
+    parser.add_argument("--root", type=Path, default=CHECKOUT / "data" / "textures")
     parser.add_argument("--train", type=int, default=400, help="training images (default: %(default)s)")
     parser.add_argument("--val", type=int, default=100, help="validation images (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the scenes (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     counts = write_textures(args.root, classes("textures").colours, args.train, args.val, args.seed)
     print(f"{args.root}: " + ", ".join(f"{count} {split} images" for split, count in counts.items()))

@@ -36,7 +36,7 @@ from maskclip import MaskCLIP, Protocol, Vocabulary, predict_labels
 from maskclip.clip import tiny
 from maskclip.data.dataset import SegmentationDataset
 from maskclip.evaluation.scores import Confusion, Scores, scores
-from maskclip.files import CHECKOUT
+from maskclip.files import CHECKOUT, replacing
 from maskclip.prepare import release
 from maskclip.textures.dataset import write_textures
 from maskclip.textures.scenes import GENTLE_JITTER, JITTER, stream
@@ -143,10 +143,9 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
 
 
 def save(path: Path, content: dict) -> None:
-    """Write a checkpoint; an interruption at any moment leaves the old or the new one."""
-    partial = path.with_suffix(".partial")
-    torch.save(content, partial)
-    partial.replace(path)
+    """Write a checkpoint; atomic."""
+    with replacing(path) as partial:
+        torch.save(content, partial)
 
 
 def normaliser(model: CLIP, device: str) -> tuple[Tensor, Tensor]:
@@ -237,7 +236,7 @@ def dense_scores(vocabulary: Vocabulary, data: SegmentationDataset, **options: f
 
 
 def write_card(args: argparse.Namespace, loss: float, retrieval: float) -> None:
-    """Evaluate the stored weights and write their model card."""
+    """Measure the shipped weights and write the model card beside them."""
     vocabulary = release.classes("textures")
     rows = {
         "CLIP (unmodified last layer)": {"strategy": "clip"},
