@@ -1,6 +1,6 @@
-"""Hold a demo's table against what the demo promises: python scripts/check_demo.py FIRST.json SECOND.json
+"""Check the demo's table: python scripts/check_demo.py FIRST.json [SECOND.json]
 
-Prints what does not hold and exits with 1. Two tables of the same machine have to agree to 0.1.
+Prints every score that is lower than expected and exits with status 1. Two tables from the same machine must agree to 0.1.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ Rows = dict[str, dict[str, float]]
 
 
 def read(path: str) -> Rows:
+    """The rows of a table, by method."""
     return {row["method"]: row for row in json.loads(Path(path).read_text())}
 
 
-def broken_promises(rows: Rows) -> Iterator[str]:
-    """What does not hold of one table."""
+def low_scores(rows: Rows) -> Iterator[str]:
+    """Messages about the scores of a table that are lower than expected."""
     clip, teacher = rows["CLIP"], rows["MaskCLIP"]
     free, zero = rows["MaskCLIP+ annotation-free"], rows["MaskCLIP+ zero-shot"]
     if teacher["miou"] < max(45, 2 * clip["miou"]):
@@ -35,7 +36,7 @@ def broken_promises(rows: Rows) -> Iterator[str]:
 
 
 def differences(first: Rows, second: Rows) -> Iterator[str]:
-    """Where two tables differ by more than 0.1."""
+    """Messages about the scores of two tables that differ by more than 0.1."""
     for name, row in first.items():
         for key, value in row.items():
             if key != "method" and abs(value - second[name][key]) > 0.1:
@@ -44,8 +45,8 @@ def differences(first: Rows, second: Rows) -> Iterator[str]:
 
 def main() -> None:
     tables = [read(path) for path in sys.argv[1:]]
-    problems = list(broken_promises(tables[-1])) + [line for other in tables[1:] for line in differences(tables[0], other)]
-    print("\n".join(problems) or "the demo keeps its promises")
+    problems = list(low_scores(tables[-1])) + [line for other in tables[1:] for line in differences(tables[0], other)]
+    print("\n".join(problems) or "the table of the demo is as expected")
     sys.exit(bool(problems))
 
 

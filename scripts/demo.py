@@ -1,8 +1,9 @@
-"""The whole method in minutes: CLIP, MaskCLIP and its refinements, MaskCLIP+, on a tiny CLIP and drawn scenes.
+"""Run CLIP, MaskCLIP with its refinements, and MaskCLIP+ on a tiny CLIP and synthetic scenes.
 
     python scripts/demo.py        # or: make demo
 
-Writes outputs/demo/summary.json (one row a method, in percent) and outputs/demo/overview.png, and prints the table.
+Prints a table and writes it to outputs/demo/summary.json (scores in percent), with a figure, outputs/demo/overview.png. Takes
+about three minutes on two CPU cores.
 """
 
 from __future__ import annotations
@@ -46,13 +47,14 @@ STUDENTS = {"MaskCLIP+ annotation-free": "textures_annotation_free", "MaskCLIP+ 
 
 
 def settings(program: str, name: str, overrides: list[str]) -> tuple[DictConfig, Path]:
-    """The config of one row and the folder that it writes to."""
+    """The config of a row of the table, and its output folder."""
     folder = OUTPUT / name.lower().replace(" + ", "_").replace("+", "_plus").replace(" ", "_")
     common = [f"data.root={DATA}", f"paths.output={folder}", "images_to_save=0", "trainer.accelerator=cpu", "data.num_workers=1"]
     return compose(program, overrides=[*overrides, *common]), folder
 
 
 def run_teacher(name: str, overrides: list[str]) -> tuple[Card, nn.Module, SegmentationData]:
+    """Evaluate a method without training; returns its result card, the model and the data."""
     cfg, folder = settings("eval", name, ["model=maskclip_textures", "data=textures", *overrides])
     vocabulary = Vocabulary(**plain(cfg.classes))
     model, data = build(cfg.model, classes=vocabulary), build(cfg.data, classes=vocabulary)
@@ -60,24 +62,25 @@ def run_teacher(name: str, overrides: list[str]) -> tuple[Card, nn.Module, Segme
 
 
 def run_student(name: str, experiment: str) -> tuple[Card, nn.Module]:
+    """Train and evaluate a student; returns its result card and the model."""
     cfg, folder = settings("train", name, [f"experiment={experiment}"])
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     return train_student(cfg, folder)
 
 
 def overview(models: dict[str, nn.Module], data: SegmentationData, count: int = 6) -> Image.Image:
-    """Rows of validation images: image, ground truth, and what each model says, with a legend."""
+    """A figure of validation images with the ground truth, the prediction of each model, and a legend."""
     palette, names = data.vocabulary.colours, data.vocabulary.names
     samples = data.dataset("val")
-    richest = sorted(range(len(samples)), key=lambda i: -len(samples[i]["mask"].unique()))[: 6 * count : 6]
+    most_classes = sorted(range(len(samples)), key=lambda i: -len(samples[i]["mask"].unique()))[: 6 * count : 6]
     rows = []
-    for index in richest:
+    for index in most_classes:
         sample = samples[index]
         pixels = sample["image"].permute(1, 2, 0).numpy()
-        large = magnify(pixels, CELL)
+        image = magnify(pixels, CELL)
         labels = [magnify(predict_image(model, Image.fromarray(pixels)), CELL) for model in models.values()]
         truth = magnify(sample["mask"].numpy().astype("uint8"), CELL)
-        rows.append([large, colourise(truth, palette), *(overlay(large, found, palette, 0.7) for found in labels)])
+        rows.append([image, colourise(truth, palette), *(overlay(image, label_map, palette, 0.7) for label_map in labels)])
     titles = [name.replace(" + ", "\n+ ", 1).replace("CLIP+ ", "CLIP+\n") for name in ("image", "ground truth", *models)]
     page = sheet(rows, titles, CELL)
     return stack([page, legend(names, palette, page.width)])
@@ -89,8 +92,8 @@ def main() -> None:
     cards: list[Card] = []
     models: dict[str, nn.Module] = {}
     with initialize_config_dir(str(CHECKOUT / "conf"), version_base="1.3"):
-        words = Vocabulary(**plain(compose("eval", overrides=["data=textures"]).classes))
-        write_textures(DATA, words.colours)
+        vocabulary = Vocabulary(**plain(compose("eval", overrides=["data=textures"]).classes))
+        write_textures(DATA, vocabulary.colours)
         for name, overrides in TEACHERS.items():
             print(f"\n{name}")
             card, models[name], data = run_teacher(name, overrides)
@@ -101,11 +104,11 @@ def main() -> None:
             cards.append(card | {"method": name})
     write_json(OUTPUT / "summary.json", [{"method": c["method"], **{key: c[key] for key in KEYS}} for c in cards])
     write_atomically(overview(models, data), OUTPUT / "overview.png")
-    unseen = ", ".join(words.unseen)
-    print(f"\n{table(cards)}\n\nmIoU in percent on {len(data.dataset('val'))} drawn scenes; unseen: {unseen}.")
-    print("Zero-shot is transductive: unseen classes occur in the training images, without labels.")
-    print(f"table: {OUTPUT / 'summary.json'}\npictures: {OUTPUT / 'overview.png'}")
-    print(f"{time.perf_counter() - start:.0f} s in all")
+    unseen = ", ".join(vocabulary.unseen)
+    print(f"\n{table(cards)}\n\nmIoU in percent on {len(data.dataset('val'))} synthetic scenes; unseen: {unseen}.")
+    print("Zero-shot is transductive: training images contain unseen classes, without labels.")
+    print(f"table: {OUTPUT / 'summary.json'}\nfigure: {OUTPUT / 'overview.png'}")
+    print(f"{time.perf_counter() - start:.0f} s in total")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Draw the textures data set: 13 classes, 400 training and 100 validation images, in seconds.
+"""Draw the textures data set: 13 classes, 400 training and 100 validation images. Takes a few seconds.
 
 python scripts/prepare_textures.py
 """

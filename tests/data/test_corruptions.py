@@ -1,4 +1,4 @@
-"""The corruptions against distributions, convolutions and files that are written out here."""
+"""Corruptions against their distributions, direct convolutions and JPEG files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def grey(level: int, size: tuple[int, int] = (200, 300)) -> np.ndarray:
 
 
 def scene(size: tuple[int, int] = (120, 160)) -> np.ndarray:
-    """Soft random blotches of all levels, with some black and some white."""
+    """Soft random blotches of all levels, including black and white."""
     grid = np.random.default_rng(1).integers(-60, 316, (9, 12, 3)).astype(np.float32)
     return cv2.resize(grid, size[::-1], interpolation=cv2.INTER_CUBIC).reshape(*size, 3).clip(0, 255).astype(np.uint8)
 
@@ -37,7 +37,7 @@ def is_floor_of(result: np.ndarray, expected: np.ndarray) -> bool:
 
 
 def worst_gap(values: np.ndarray, mean: float, deviation: float) -> float:
-    """Largest distance between the share of levels below 1..255 and a normal distribution's; clipping leaves both alone."""
+    """Largest difference between the cumulative distribution of levels and a normal one; clipping does not affect it."""
     below = [float((values < level).mean()) for level in range(1, 256)]
     normal = [0.5 + 0.5 * math.erf((level - mean) / deviation / math.sqrt(2)) for level in range(1, 256)]
     return max(abs(a - b) for a, b in zip(below, normal, strict=True))
@@ -58,13 +58,13 @@ def test_gaussian_noise_is_normal_at_every_level(level: int, severity: int, sigm
 
 @pytest.mark.parametrize(("severity", "sigma"), list(enumerate((0.15, 0.2, 0.35, 0.45, 0.6), 1)))
 @pytest.mark.parametrize("level", [30, 128, 255])
-def test_speckle_noise_is_normal_and_grows_with_the_level(level: int, severity: int, sigma: float) -> None:
+def test_speckle_noise_is_normal_and_proportional_to_the_level(level: int, severity: int, sigma: float) -> None:
     assert worst_gap(corrupt(grey(level), "speckle_noise", severity, "a"), level, level * sigma) < 0.006
 
 
-def test_mean_and_variance_of_what_clipping_leaves_alone() -> None:
+def test_mean_and_variance_without_clipping() -> None:
     noisy = corrupt(grey(128), "gaussian_noise", 1, "a").astype(float)
-    assert abs(noisy.mean() - 127.5) < 0.25  # truncation takes half a level
+    assert abs(noisy.mean() - 127.5) < 0.25  # truncation subtracts half a level
     assert abs(noisy.var() / (0.08 * 255) ** 2 - 1) < 0.02
     dark, light = (corrupt(grey(level), "speckle_noise", 1, "a").astype(float) for level in (50, 100))
     assert abs(dark.var() / (0.15 * 50) ** 2 - 1) < 0.02 and abs(light.var() / dark.var() - 4) < 0.1
@@ -76,12 +76,12 @@ def test_shot_noise_counts_photons(severity: int, photons: int) -> None:
     counts = np.ceil(noisy * (photons / 255) - 1e-6).astype(int)
     assert is_floor_of(noisy, counts * 255 / photons)
     mean = 64 / 255 * photons
-    for number in range(photons):  # white stands for all larger numbers
+    for number in range(photons):  # white is the count of all larger numbers
         share = math.exp(-mean + number * math.log(mean) - math.lgamma(number + 1))
         assert abs((counts == number).mean() - share) < 0.006
 
 
-def test_shot_noise_has_the_variance_of_its_mean() -> None:
+def test_the_variance_of_shot_noise_is_its_mean() -> None:
     for level in (40, 80, 120):
         photons = corrupt(grey(level), "shot_noise", 1, "a").astype(float) * 60 / 255
         assert abs(photons.var() / (level * 60 / 255) - 1) < 0.02
@@ -97,7 +97,7 @@ def test_impulse_noise_is_half_salt_and_half_pepper(severity: int, share: float)
 
 
 @pytest.mark.parametrize("kind", ["gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise"])
-def test_pixels_and_channels_are_noisy_on_their_own(kind: str) -> None:
+def test_noise_is_independent_in_pixels_and_channels(kind: str) -> None:
     noise = corrupt(grey(100), kind, 2, "a").astype(float) - 100
     noise = (noise - noise.mean()) / noise.std()
     right, below, channel = noise[:, 1:] * noise[:, :-1], noise[1:] * noise[:-1], noise[..., 1:] * noise[..., :-1]
@@ -108,7 +108,7 @@ def test_pixels_and_channels_are_noisy_on_their_own(kind: str) -> None:
 
 
 def direct_convolution(image: np.ndarray, kernel: np.ndarray, border: str) -> np.ndarray:
-    """The sum over the kernel's positions, float64 (H, W, 3); `border` in numpy's words."""
+    """The sum over the positions of the kernel, float64 (H, W, 3); `border` is a mode of `np.pad`."""
     reach = len(kernel) // 2
     wide = np.pad(image.astype(float), ((reach, reach), (reach, reach), (0, 0)), mode=border)  # type: ignore[call-overload]
     rows, columns = image.shape[:2]
@@ -117,7 +117,7 @@ def direct_convolution(image: np.ndarray, kernel: np.ndarray, border: str) -> np
 
 
 def bell(sigma: float, reach: int) -> np.ndarray:
-    """A Gaussian on a square of 2 * reach + 1 pixels, summing to one."""
+    """A Gaussian on a square of 2 * reach + 1 pixels, with sum one."""
     line = np.array([math.exp(-(d**2) / (2 * sigma**2)) for d in range(-reach, reach + 1)])
     return np.outer(line, line) / line.sum() ** 2
 
@@ -144,7 +144,7 @@ def test_the_response_of_the_gaussian_blur_to_a_point(sigma: float) -> None:
 
 
 def lens(radius: int, softness: float) -> np.ndarray:
-    """The disc of the original in loops: on at least 17 x 17 pixels, smoothed by a small bell, mirrored at the edge."""
+    """The disc of the original code in loops: at least 17 x 17 pixels, smoothed by a small Gaussian, mirrored at the border."""
     reach = max(radius, 8)
     flat = np.array([[float(math.hypot(x, y) <= radius) for x in range(-reach, reach + 1)] for y in range(-reach, reach + 1)])
     small = bell(softness, 1 if radius <= 8 else 2)
@@ -165,7 +165,7 @@ def test_defocus_blur_is_a_convolution_with_mirrored_edges(severity: int, radius
 def test_the_disc_of_the_defocus_blur(severity: int, radius: int, softness: float) -> None:
     kernel = disc(radius, softness)
     np.testing.assert_allclose(kernel, lens(radius, softness), atol=1e-7)
-    total = {8: 1.01298, 10: 1.01079}.get(radius, 1.0)  # the original's: the two largest touch the edge of their square
+    total = {8: 1.01298, 10: 1.01079}.get(radius, 1.0)  # as in the original: the two largest touch the border
     assert abs(kernel.sum(dtype=float) - total) < 1e-4
     for turned in (kernel.T, kernel[::-1], kernel[:, ::-1]):
         np.testing.assert_allclose(kernel, turned, atol=1e-8)
@@ -187,7 +187,7 @@ def test_a_white_pixel_becomes_a_disc() -> None:
 
 
 @pytest.mark.parametrize(("kind", "severities"), [("gaussian_blur", (1, 2, 3, 4, 5)), ("defocus_blur", (1, 2, 3))])
-def test_blurs_leave_areas_of_one_colour_alone(kind: str, severities: tuple[int, ...]) -> None:
+def test_blurs_do_not_change_uniform_areas(kind: str, severities: tuple[int, ...]) -> None:
     image = np.tile(np.array([[[7, 200, 255]]], dtype=np.uint8), (40, 50, 1))
     assert all(np.array_equal(corrupt(image, kind, severity, "a"), image) for severity in severities)
 
@@ -207,25 +207,25 @@ def test_water_is_pale_turquoise_light(severity: int, strength: float) -> None:
 
 
 @pytest.mark.parametrize(("severity", "share"), [(1, 0.03), (2, 0.14), (3, 0.24)])
-def test_water_lies_where_the_liquid_is_thick(severity: int, share: float) -> None:
+def test_water_covers_thick_liquid(severity: int, share: float) -> None:
     """Blurred by sigma, normal noise of deviation 0.3 keeps 0.3 / (2 sqrt(pi) sigma); `share` of that is above the threshold."""
     sigma, threshold = {1: (4, 0.69), 2: (3, 0.68), 3: (2, 0.68)}[severity]
     deviation = 0.3 / (2 * math.sqrt(math.pi) * sigma)
     thick = 0.5 - 0.5 * math.erf((threshold - 0.65) / deviation / math.sqrt(2))
     assert abs(thick - share) < 0.005
     wet = np.mean([(corrupt(grey(0, (600, 600)), "spatter", severity, name)[..., 1] > 0).mean() for name in "ab"])
-    assert 0.8 * thick < wet < 1.05 * thick  # the relief leaves some of the liquid dark
+    assert 0.8 * thick < wet < 1.05 * thick  # some of the liquid is dark because of its relief
 
 
 def equalised(levels: np.ndarray) -> np.ndarray:
-    """Every level by the share of pixels below or at it, stretched so that the lowest is 0 and the highest 255."""
+    """Histogram equalisation: the lowest level becomes 0, the highest 255."""
     counts = np.bincount(levels.astype(int).ravel(), minlength=256)
     lowest = counts[int(levels.min())]
     return np.rint((counts.cumsum() - lowest) * 255 / (levels.size - lowest)).clip(0)[levels.astype(int)]
 
 
 def test_the_light_of_water_step_by_step() -> None:
-    """OpenCV finds the rims and the distance to them, as in the original; the rest is written out."""
+    """OpenCV computes rims and distances, as in the original code; the other steps are written out."""
     liquid = gaussian((0.65 + 0.3 * np.random.default_rng(3).standard_normal((150, 170))).astype(np.float32), 10)
     drops = np.where(liquid >= 0.65, np.floor(liquid * 255), 0)
     rims = cv2.Canny(drops.astype(np.uint8), 50, 150)
@@ -244,7 +244,7 @@ def test_no_drop_is_no_light() -> None:
     assert not water(np.full((5, 6), 0.5, dtype=np.float32), 0.69, 0.6).any()
 
 
-def test_liquid_thicker_than_one_counts_as_one() -> None:
+def test_liquid_is_clipped_to_one() -> None:
     liquid = np.ones((6, 8), dtype=np.float32)
     liquid[:, 4:] = 1.1
     np.testing.assert_allclose(water(liquid, 0.69, 0.6), 0.6, rtol=1e-6)
@@ -265,12 +265,12 @@ def test_mud_is_brown_and_covers(severity: int) -> None:
     dirty = corrupt(grey(255), "spatter", severity, "a").astype(int)
     untouched = (dirty == 255).all(axis=2)
     covered = dirty[~untouched]
-    assert (covered.max(axis=0) <= 255 * 0.2 + np.array([63, 42, 20]) * 0.8 + 1).all()  # nothing below a cover of 0.8
+    assert (covered.max(axis=0) <= 255 * 0.2 + np.array([63, 42, 20]) * 0.8 + 1).all()  # a cover below 0.8 is removed
     assert (covered.min(axis=0) - [63, 42, 20]).tolist() in ([0, 0, 0], [1, 1, 1])  # at 4, hardly a spot is thick enough
     assert (covered[:, 0] > covered[:, 1]).all() and (covered[:, 1] > covered[:, 2]).all()
 
 
-def test_higher_severity_spatters_more_pixels() -> None:
+def test_higher_severities_spatter_more_pixels() -> None:
     shares = [
         np.mean([(corrupt(grey(90), "spatter", severity, name) != 90).any(axis=2).mean() for name in "abc"]) for severity in range(1, 6)
     ]
@@ -278,7 +278,7 @@ def test_higher_severity_spatters_more_pixels() -> None:
 
 
 @pytest.mark.parametrize(("severity", "quality"), list(enumerate((25, 18, 15, 10, 7), 1)))
-def test_jpeg_is_a_saved_and_loaded_file(severity: int, quality: int, tmp_path: Path) -> None:
+def test_jpeg_equals_a_saved_file(severity: int, quality: int, tmp_path: Path) -> None:
     Image.fromarray(scene()).save(tmp_path / "image.jpg", quality=quality)
     with Image.open(tmp_path / "image.jpg") as loaded:
         assert np.array_equal(corrupt(scene(), "jpeg_compression", severity, "a"), np.array(loaded))
@@ -288,7 +288,7 @@ def test_jpeg_is_a_saved_and_loaded_file(severity: int, quality: int, tmp_path: 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_higher_severity_changes_more(kind: str) -> None:
+def test_higher_severities_change_more(kind: str) -> None:
     clean = scene().astype(float)
     change = [np.mean([abs(corrupt(scene(), kind, severity, name) - clean).mean() for name in "abc"]) for severity in range(1, 6)]
     assert change[0] > 0.3 and all(less < more for less, more in pairwise(change))
@@ -326,12 +326,12 @@ def test_the_same_name_gives_the_same_image(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", RANDOM)
-def test_another_name_or_seed_gives_another_noise(kind: str) -> None:
+def test_noise_depends_on_the_name_and_the_seed(kind: str) -> None:
     images = [corrupt(scene(), kind, 5, name, seed) for name, seed in (("a", 0), ("b", 0), ("a", 1), ("a", 10))]
     assert all(np.mean(images[i] != images[j]) > 0.05 for i in range(4) for j in range(i))
 
 
-def test_global_random_numbers_are_left_alone() -> None:
+def test_global_random_states_do_not_change() -> None:
     python, numpy = random.getstate(), np.random.get_state(legacy=False)
     for kind in KINDS:
         corrupt(scene(), kind, 4, "a")
@@ -340,9 +340,9 @@ def test_global_random_numbers_are_left_alone() -> None:
     assert after["state"]["pos"] == numpy["state"]["pos"] and np.array_equal(after["state"]["key"], numpy["state"]["key"])
 
 
-def test_the_generator_is_the_same_in_every_process() -> None:
+def test_generators_do_not_depend_on_the_process() -> None:
     state = corruption_generator("spatter", 3, "2007_000033", 0).bit_generator.state["state"]["state"]
-    assert state == 12926532400701031372002815883666471624  # Python's own hash() would change from process to process
+    assert state == 12926532400701031372002815883666471624  # Python's hash() differs between processes
     keys = product(KINDS, range(1, 6), ["a", "b", "1\na"], [0, 1])
     states = [corruption_generator(*key).bit_generator.state["state"]["state"] for key in keys]
     assert len(set(states)) == len(states)
@@ -362,6 +362,6 @@ def test_unknown_corruptions() -> None:
 @pytest.mark.parametrize(
     "image", [scene()[..., 0], scene() / 255, np.zeros((4, 4, 4), dtype=np.uint8), np.zeros((0, 4, 3), dtype=np.uint8)]
 )
-def test_images_that_are_none(image: np.ndarray) -> None:
+def test_arrays_that_are_not_images(image: np.ndarray) -> None:
     with pytest.raises(InputError, match=r"the image street has shape .* needs RGB"):
         corrupt(image, "gaussian_noise", 1, "street")

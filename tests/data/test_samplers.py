@@ -1,4 +1,4 @@
-"""The order of the draws is defined by this project, whatever Python computes for a hash."""
+"""The order of draws is fixed and does not depend on the Python version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Colours follow the ICC profile and deep grey levels their range; profiles are written here, value by value (ICC.1:2001-04)."""
+"""ICC profiles and grey levels of more than 8 bits. The profiles are written value by value (ICC.1:2001-04)."""
 
 from __future__ import annotations
 
@@ -81,15 +81,15 @@ def difference(image: np.ndarray, expected: np.ndarray) -> int:
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".webp", ".jpg"])
 @pytest.mark.parametrize("name", PROFILES)
-def test_colours_of_a_profile_come_back_as_srgb(tmp_path: Path, name: str, suffix: str) -> None:
+def test_profiles_are_converted_to_srgb(tmp_path: Path, name: str, suffix: str) -> None:
     profile, pixels = matrix_profile(*PROFILES[name]), rendered(scene(), *PROFILES[name])
     options = {".jpg": {"quality": 100, "subsampling": 0}, ".webp": {"lossless": True}}.get(suffix, {})
     Image.fromarray(pixels).save(tmp_path / f"image{suffix}", icc_profile=profile, **options)
-    assert difference(pixels, scene()) > 15  # what a reader without colour management sees
+    assert difference(pixels, scene()) > 15  # without colour management
     image = read_image(tmp_path / f"image{suffix}")
     assert np.abs(image - scene()).mean() < 2
     if suffix != ".jpg":
-        assert difference(image, scene()) <= 5  # the dark end of ProPhoto has few bytes
+        assert difference(image, scene()) <= 5  # ProPhoto has few levels for dark colours
 
 
 def test_profiles_of_transparent_and_palette_images(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_cmyk_profile(tmp_path: Path) -> None:
     assert read_image(tmp_path / "plain.tif")[0, 0].tolist() == [0, 255, 255]
 
 
-def test_srgb_under_any_name_changes_no_pixel(tmp_path: Path) -> None:
+def test_srgb_profiles_change_no_pixel(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for data in (profile, profile + bytes(7)):

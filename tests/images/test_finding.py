@@ -1,4 +1,4 @@
-"""Which files below a folder are images, and what is left out."""
+"""Which files below a folder are images, and which are skipped."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def record(folder: Path, name: str = "segment.json", content: Any = None) -> Pat
     return folder
 
 
-def test_hidden_files_and_folders_are_not_searched(walk: Walk, tmp_path: Path) -> None:
+def test_hidden_files_and_thumbnails_are_skipped(walk: Walk, tmp_path: Path) -> None:
     fill(tmp_path, "b.jpg", "a/c.PNG", ".thumbnails/b.jpg", "._b.jpg", "@eaDir/b.jpg/SYNOPHOTO_THUMB_XL.jpg", "__MACOSX/b.jpg")
     images, left_out = walk(tmp_path)
     assert images == ["a/c.PNG", "b.jpg"] and left_out.sentences() == []
@@ -74,13 +74,13 @@ def test_a_folder_keeps_its_name_beside_links_to_it(walk: Walk, tmp_path: Path) 
     assert walk(photos)[0] == ["z/real/b.jpg"]
 
 
-def test_records_of_this_program_are_not_listed(walk: Walk, tmp_path: Path) -> None:
+def test_records_of_runs_are_skipped(walk: Walk, tmp_path: Path) -> None:
     record(fill(tmp_path, "cat.jpg", "out/masks/a.png", "out/legend.json", "out/sources.jsonl", "out/broken.txt") / "out")
     images, left_out = walk(tmp_path)
     assert images == ["cat.jpg"] and not left_out.suffixes
 
 
-def test_linked_folders_of_outputs_are_left_out(walk: Walk, tmp_path: Path) -> None:
+def test_links_to_outputs_are_skipped(walk: Walk, tmp_path: Path) -> None:
     record(fill(tmp_path / "out", "masks/cat.png"))
     photos = fill(tmp_path / "photos", "cat.jpg")
     (photos / "old").symlink_to(tmp_path / "out" / "masks")
@@ -88,19 +88,19 @@ def test_linked_folders_of_outputs_are_left_out(walk: Walk, tmp_path: Path) -> N
     assert images == ["cat.jpg"] and any("old" in sentence for sentence in left_out.sentences())
 
 
-def test_a_link_to_a_folder_is_no_file(walk: Walk, tmp_path: Path) -> None:
+def test_a_link_to_a_folder_is_not_a_file(walk: Walk, tmp_path: Path) -> None:
     fill(tmp_path, "cat.jpg", "notes/a.txt")
     (tmp_path / "more.jpg").symlink_to(tmp_path / "notes")
     images, left_out = walk(tmp_path)
     assert images == ["cat.jpg"] and left_out.suffixes == {".txt": 1}
 
 
-def test_a_link_that_leads_nowhere_is_not_passed_over(walk: Walk, tmp_path: Path) -> None:
+def test_broken_links_are_listed(walk: Walk, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").symlink_to(tmp_path / "gone.jpg")
     assert walk(tmp_path)[0] == ["a.jpg"]
 
 
-def test_what_is_not_a_readable_image_is_counted(walk: Walk, tmp_path: Path) -> None:
+def test_files_that_are_not_readable_images_are_counted(walk: Walk, tmp_path: Path) -> None:
     fill(tmp_path, "a.jpg", "b.xcf", "sub/c.XCF", "d.svg", "notes.txt", "notes.json", "sub/notes.json", "README")
     images, left_out = walk(tmp_path)
     assert images == ["a.jpg"]
@@ -109,11 +109,11 @@ def test_what_is_not_a_readable_image_is_counted(walk: Walk, tmp_path: Path) -> 
     assert others == "left out: files that are not images: 2 .json, 1 without suffix, 1 .txt"
 
 
-def test_outputs_of_earlier_runs_are_left_out(walk: Walk, tmp_path: Path) -> None:
+def test_outputs_of_earlier_runs_are_skipped(walk: Walk, tmp_path: Path) -> None:
     fill(tmp_path, "a.jpg", "out/b.jpg", "out/masks/a.jpg.png", "out/overlays/sub/a.jpg.jpg", "out/legend.png", "masks/c.jpg")
     record(tmp_path / "out")
     images, left_out = walk(tmp_path)
-    assert images == ["a.jpg", "masks/c.jpg", "out/b.jpg"], "images that somebody keeps beside outputs are images"
+    assert images == ["a.jpg", "masks/c.jpg", "out/b.jpg"], "other images in a folder with outputs are listed"
     assert f"left out: outputs of earlier runs: {tmp_path / 'out'}" in left_out.sentences()
 
 
@@ -126,37 +126,37 @@ def test_outputs_of_earlier_runs_are_left_out(walk: Walk, tmp_path: Path) -> Non
         ("summary.json", [{"harmonic": 1.0}], ("overview.png",)),
     ],
 )
-def test_outputs_of_other_programs_are_left_out(walk: Walk, tmp_path: Path, name: str, content: Any, outputs: tuple[str, ...]) -> None:
+def test_outputs_of_all_programs_are_skipped(walk: Walk, tmp_path: Path, name: str, content: Any, outputs: tuple[str, ...]) -> None:
     record(fill(tmp_path, "a.jpg", *(f"runs/1/{output}" for output in outputs)) / "runs" / "1", name, content)
     assert walk(tmp_path)[0] == ["a.jpg"]
 
 
-def test_records_of_others_hide_nothing(walk: Walk, tmp_path: Path) -> None:
+def test_records_of_other_software_hide_nothing(walk: Walk, tmp_path: Path) -> None:
     for name, _, outputs in RECORDS:
         record(tmp_path, name, {"of": "another program"})
         fill(tmp_path, *(f"{output}/a.jpg" for output in outputs if "." not in output))
     assert len(walk(tmp_path)[0]) == len({output for *_, outputs in RECORDS for output in outputs if "." not in output})
 
 
-def test_every_folder_of_outputs_is_known() -> None:
+def test_every_folder_of_outputs_is_in_the_records() -> None:
     assert set(FOLDERS) == set(RECORDS[0][2])
 
 
 @pytest.mark.parametrize("inner", ["overlays", "overlays/sub"])
 def test_outputs_as_the_source_are_refused(walk: Walk, tmp_path: Path, inner: str) -> None:
-    record(fill(tmp_path, "overlays/sub/a.jpg.jpg", "mine/a.jpg"))
-    with pytest.raises(InputError, match=r"holds outputs of an earlier run \(.*overlays\): give the folder of the original images"):
+    record(fill(tmp_path, "overlays/sub/a.jpg.jpg", "own/a.jpg"))
+    with pytest.raises(InputError, match=r"has outputs of an earlier run \(.*overlays\): give the folder of the original images"):
         walk(tmp_path / inner)
-    assert walk(tmp_path / "mine")[0] == ["a.jpg"]
+    assert walk(tmp_path / "own")[0] == ["a.jpg"]
 
 
-def test_nothing_but_outputs(walk: Walk, tmp_path: Path) -> None:
+def test_a_folder_with_outputs_only(walk: Walk, tmp_path: Path) -> None:
     record(fill(tmp_path, "overlays/a.jpg.jpg"))
     with pytest.raises(InputError, match=r"no images.*; left out: outputs of earlier runs: "):
         walk(tmp_path)
 
 
-def test_folders_that_cannot_be_opened_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closed_folders_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path, "a.jpg", "closed/b.jpg")
     real = os.scandir
 
@@ -171,7 +171,7 @@ def test_folders_that_cannot_be_opened_are_named(tmp_path: Path, monkeypatch: py
     assert left_out.sentences() == [f"left out: folders that cannot be opened: {tmp_path / 'closed'}"]
 
 
-def test_a_glob_walks_only_where_it_leads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_globs_and_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(fill(tmp_path, "one/a.jpg", "two/b.jpg", "two/c.png"))
     assert match_images("t*/*.jpg", LeftOut(), "input") == (Path(), ["two/b.jpg"])
     assert match_images("./two/../two/*.png", LeftOut(), "input") == (Path("two/../two"), ["c.png"])
@@ -184,7 +184,7 @@ def test_a_pattern_with_a_suffix_chooses_among_all_visible_files(tmp_path: Path)
     assert data.names == ["a"] and not data.left_out.suffixes
 
 
-def test_what_a_data_set_leaves_out_is_a_warning(tmp_path: Path) -> None:
+def test_data_sets_warn_of_skipped_files(tmp_path: Path) -> None:
     data = SegmentationData(["cat"], root=str(fill(tmp_path, "a.jpg", "b.xcf")), images="%", labels="none")
     with pytest.warns(UserWarning, match=r"images in formats that cannot be read: 1 \.xcf"):
         data.dataset("train")

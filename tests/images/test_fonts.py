@@ -1,7 +1,8 @@
-"""Names in any script appear in legends and sheets: no boxes, nothing cut off."""
+"""Names in any script in legends and sheets, without boxes and without clipped text."""
 
 from __future__ import annotations
 
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from PIL import Image
 from maskclip.images import fonts
 from maskclip.images.drawing import MARGIN, PAPER, legend, sheet
 
+SHIPPED = [str(Path(fonts.__file__).parent.parent / "assets" / "fonts" / name) for name in fonts.SHIPPED]
 PALETTE = tuple((i, 2 * i, 3 * i) for i in range(80))
 SCRIPTS = {
     "latin": "äßłőč",
@@ -30,35 +32,38 @@ def pixels(name: str) -> bytes:
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_every_character_has_a_glyph_of_its_own(script: str) -> None:
-    """Boxes are all alike."""
+def test_every_character_has_its_own_glyph(script: str) -> None:
+    """The boxes of missing glyphs are all equal."""
     drawn = {char: pixels(char) for char in SCRIPTS[script]}
     assert len(set(drawn.values())) == len(drawn)
     assert all(fonts.printable(char) == char for char in drawn)
 
 
-def test_a_character_that_no_font_has_is_its_code_point(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fonts, "_system_fonts", list)
-    monkeypatch.setattr(fonts, "_found_for", {})
-    fonts._font_for.cache_clear()
+def test_a_character_without_a_font_is_written_as_its_code_point() -> None:
     assert fonts.printable("a\ue123b") == "a U+E123 b"
-    assert fonts.printable("हि") == "U+0939 U+093F"
-    assert fonts.printable("a\udcff") == "a U+DCFF"  # a byte of a file name that is no UTF-8
+    assert fonts.printable("a\udcff") == "a U+DCFF"  # a byte of a file name that is not UTF-8
     assert pixels("\ue123") == pixels("U+E123")
-    fonts._font_for.cache_clear()
+    assert fonts.first_font("ह", SHIPPED) is None
 
 
-def test_fonts_of_the_system_come_after_those_of_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    letters, others = fonts._LETTERS[0], fonts._LETTERS[1:]
-    monkeypatch.setattr(fonts, "_LETTERS", others)
-    monkeypatch.setattr(fonts, "_found_for", {})
-    monkeypatch.setattr(fonts, "_system_fonts", lambda: ["/nowhere/missing.ttf", letters])
-    fonts._font_for.cache_clear()
-    assert fonts._font_for("ж") in (letters, others[0]) and fonts._font_for("ծ") == letters and fonts._font_for("猫") == others[0]
-    fonts._font_for.cache_clear()
+def test_the_first_font_that_has_a_character() -> None:
+    letters, han, _ = SHIPPED
+    assert fonts.first_font("ծ", ["/nowhere/missing.ttf", han, letters]) == letters
+    assert fonts.first_font("猫", [letters, han]) == han
+    assert all(fonts.font_for(char) in SHIPPED for char in "ж猫🐱")
 
 
-def test_what_cannot_be_seen_is_left_out() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="another folder of fonts")
+def test_fonts_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".fonts").mkdir()
+    (tmp_path / ".fonts" / "letters.ttf").write_bytes(Path(SHIPPED[0]).read_bytes())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    fonts.system_fonts.cache_clear()
+    assert str(tmp_path / ".fonts" / "letters.ttf") in fonts.system_fonts()
+    fonts.system_fonts.cache_clear()
+
+
+def test_invisible_characters_are_removed() -> None:
     assert fonts.printable(" tab\there\nnew\x00 ") == "tab here new"
     assert fonts.printable("a\u0308") == "ä"
     assert fonts.printable("❤\ufe0f 1\ufe0f\u20e3 so\u00adft") == "❤ 1 soft"
@@ -70,7 +75,7 @@ NAMES = ["cat", LONG, "猫" * 90, "x" * 150, "🐱🧿 " * 30, "", "кошка �
 
 
 @pytest.mark.parametrize("width", [40, 100, 640])
-def test_long_names_are_wrapped_and_nothing_is_cut_off(width: int) -> None:
+def test_long_names_are_wrapped_and_not_clipped(width: int) -> None:
     for name in NAMES:
         text = fonts.printable(name)
         lines = fonts.wrap(text, 16, 64)
@@ -104,7 +109,7 @@ def test_titles_of_sheets_are_wrapped() -> None:
 def test_fonts_are_small_and_have_their_licences() -> None:
     folder = Path(fonts.__file__).parent.parent / "assets" / "fonts"
     files = sorted(folder.glob("*.ttf"))
-    assert {str(path) for path in files} == set(fonts._LETTERS)
+    assert {str(path) for path in files} == set(SHIPPED)
     assert sum(path.stat().st_size for path in files) < 6e6
     for path in files:
         assert (folder / f"LICENSE-{path.stem.split('-')[0]}.txt").stat().st_size > 1000

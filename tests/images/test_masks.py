@@ -1,4 +1,4 @@
-"""Masks keep the numbers that are stored in the file, or are refused; the files are written byte by byte, without Pillow."""
+"""Masks have the values stored in the file, or are refused. The files are written byte by byte, without Pillow."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ STORED = {
 
 
 @pytest.mark.parametrize("name", STORED)
-def test_stored_numbers_are_read(tmp_path: Path, name: str) -> None:
+def test_stored_values_are_read(tmp_path: Path, name: str) -> None:
     content, stored = STORED[name]
     (tmp_path / name).write_bytes(content)
     labels = read_mask(tmp_path / name)
@@ -55,8 +55,8 @@ def test_stored_numbers_are_read(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
-def test_the_files_of_this_test_are_good(tmp_path: Path, bits: int) -> None:
-    """OpenCV, another decoder, scales grey of few bits to 255 as Pillow does."""
+def test_another_decoder_reads_the_files_of_this_test(tmp_path: Path, bits: int) -> None:
+    """OpenCV scales grey of fewer than 8 bits to 255, as Pillow does."""
     labels = numbers(2**bits, np.uint16)
     for interlaced in (False, True):
         (tmp_path / "mask.png").write_bytes(png(labels, bits, 0, interlaced=interlaced))
@@ -69,26 +69,26 @@ def encoded(suffix: str, image: np.ndarray) -> bytes:
 
 
 REFUSED = {
-    "photo.jpg": (encoded(".jpg", numbers(9)), "is a JPEG file, whose compression changes numbers"),
+    "photo.jpg": (encoded(".jpg", numbers(9)), "is a JPEG file, whose compression changes values"),
     "disguised.png": (encoded(".jpg", numbers(9)), "is a JPEG file"),
     "colours.png": (encoded(".png", np.dstack(3 * [numbers(9)])), "has mode RGB, but an index mask has one channel"),
     "alpha.png": (encoded(".png", np.dstack(4 * [numbers(9)])), "has mode RGBA"),
     "lossless.webp": (encoded(".webp", np.dstack(3 * [numbers(9)])), "has mode RGB"),
-    "photo.jp2": (encoded(".jp2", np.tile(numbers(9), (6, 6))), "is a JPEG2000 file, whose compression changes numbers"),
-    "white0.tif": (tiff(numbers(9), photometric=0), "inverted numbers"),
-    "white0_4.tif": (tiff(numbers(9), photometric=0, bits=4), "inverted numbers"),
-    "white0_16.tif": (tiff(numbers(9, np.uint16), photometric=0), "inverted numbers"),
+    "photo.jp2": (encoded(".jp2", np.tile(numbers(9), (6, 6))), "is a JPEG2000 file, whose compression changes values"),
+    "white0.tif": (tiff(numbers(9), photometric=0), "inverted values"),
+    "white0_4.tif": (tiff(numbers(9), photometric=0, bits=4), "inverted values"),
+    "white0_16.tif": (tiff(numbers(9, np.uint16), photometric=0), "inverted values"),
     "float.tif": (tiff(numbers(9, np.float32), sample=3), "has mode F, but an index mask has one channel of integers"),
     "two8.bmp": (bmp(numbers(2), 8, [(0, 0, 0), (255, 255, 255)]), "is a BMP of fewer than 256"),
     "grey4.bmp": (bmp(numbers(16), 4, GREYS[:16]), "is a BMP of fewer than 256"),
-    "grey20.pgm": (b"P5 13 11 20\n" + numbers(20).tobytes(), "grey levels do not end at 255 or 65535"),
-    "text20.pgm": (b"P2 13 11 20\n" + " ".join(map(str, numbers(20).ravel())).encode(), "grey levels do not end at"),
+    "grey20.pgm": (b"P5 13 11 20\n" + numbers(20).tobytes(), "a PGM whose maximum is not 255 or 65535"),
+    "text20.pgm": (b"P2 13 11 20\n" + " ".join(map(str, numbers(20).ravel())).encode(), "a PGM whose maximum is not"),
     "bits.pbm": (b"P4 13 11\n" + b"".join(packed(numbers(2), 1)), "is a PBM"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_changes_numbers_is_refused(tmp_path: Path, name: str) -> None:
+def test_files_that_change_values_are_refused(tmp_path: Path, name: str) -> None:
     content, reason = REFUSED[name]
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=rf"the mask .*{name} .*{reason}.*: save it as a palette or grey PNG of class indices"):
@@ -103,10 +103,10 @@ def test_masks_of_several_pages_are_refused(tmp_path: Path, suffix: str) -> None
         read_mask(tmp_path / f"mask{suffix}")
 
 
-@pytest.mark.parametrize("kind", [1, 4])  # NewSubfileType: reduced copy, transparency mask
+@pytest.mark.parametrize("kind", [1, 4])  # NewSubfileType: thumbnail, transparency mask
 @pytest.mark.parametrize("size", [(2, 3), (4, 5)])
 @pytest.mark.parametrize("mask_first", [True, False])
-def test_the_other_frames_of_a_tiff_are_not_read(tmp_path: Path, kind: int, size: tuple[int, int], mask_first: bool) -> None:
+def test_thumbnails_and_transparency_of_a_tiff_are_not_read(tmp_path: Path, kind: int, size: tuple[int, int], mask_first: bool) -> None:
     frames = [(np.full((4, 5), 3, np.uint8), 0), (np.full(size, 7, np.uint8), kind)]
     with AppendingTiffWriter(str(tmp_path / "mask.tif")) as writer:
         for pixels, subfile in frames if mask_first else frames[::-1]:
@@ -116,7 +116,7 @@ def test_the_other_frames_of_a_tiff_are_not_read(tmp_path: Path, kind: int, size
     assert (read_image(tmp_path / "mask.tif") == 3).all()
 
 
-def test_a_gif_or_a_tiff_that_keeps_its_numbers_is_read(tmp_path: Path) -> None:
+def test_lossless_gifs_and_tiffs_are_read(tmp_path: Path) -> None:
     image = Image.fromarray(numbers(9))
     image.putpalette([9, 8, 7] * 9)
     image.save(tmp_path / "mask.gif", optimize=False)
@@ -125,13 +125,13 @@ def test_a_gif_or_a_tiff_that_keeps_its_numbers_is_read(tmp_path: Path) -> None:
         image.save(tmp_path / "mask.tif", compression=compression)
         assert np.array_equal(read_mask(tmp_path / "mask.tif"), numbers(9))
     Image.fromarray(numbers(9)).save(tmp_path / "mask.tif", compression="jpeg")
-    with pytest.raises(InputError, match="whose compression changes numbers"):
+    with pytest.raises(InputError, match="whose compression changes values"):
         read_mask(tmp_path / "mask.tif")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 @pytest.mark.parametrize("turn", range(1, 9))
-def test_a_mask_is_turned_by_its_own_tag_like_an_image(tmp_path: Path, suffix: str, turn: int) -> None:
+def test_the_exif_orientation_of_a_mask(tmp_path: Path, suffix: str, turn: int) -> None:
     stored, exif = numbers(256), Image.Exif()
     exif[0x0112] = turn
     Image.fromarray(stored).save(tmp_path / f"mask{suffix}", exif=exif)

@@ -1,4 +1,4 @@
-"""Images as a viewer shows them, masks as they are stored."""
+"""Images as a viewer shows them, and masks as they are written."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_rgb_and_grey(tmp_path: Path) -> None:
     assert (stored(tmp_path, Image.new("1", (3, 2), 1), ".png") == 255).all()
 
 
-def test_transparency_lies_over_white(tmp_path: Path) -> None:
+def test_transparent_images_are_composited_over_white(tmp_path: Path) -> None:
     rgba = Image.new("RGBA", (2, 1), (*RED, 255))
     rgba.putpixel((1, 0), (0, 0, 0, 0))
     assert stored(tmp_path, rgba, ".png").tolist() == [[list(RED), [255, 255, 255]]]
@@ -48,7 +48,7 @@ def test_cmyk(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("suffix", "value", "expected"), [(".png", 32896, 128), (".png", 65535, 255), (".tif", 257, 1), (".png", 200, 1)])
-def test_16_bit_is_scaled_not_cut(tmp_path: Path, suffix: str, value: int, expected: int) -> None:
+def test_16_bits_are_scaled_not_truncated(tmp_path: Path, suffix: str, value: int, expected: int) -> None:
     assert (stored(tmp_path, Image.fromarray(np.full((2, 3), value, dtype=np.uint16)), suffix) == expected).all()
 
 
@@ -62,9 +62,9 @@ def test_exif_rotation(tmp_path: Path) -> None:
     assert result[0, 1].tolist() == list(RED)
 
 
-def test_broken_images_are_named(tmp_path: Path) -> None:
+def test_errors_name_the_image(tmp_path: Path) -> None:
     text = tmp_path / "text.jpg"
-    text.write_text("not a picture")
+    text.write_text("not an image")
     with pytest.raises(InputError, match=r"cannot read the image .*text\.jpg"):
         read_image(text)
     whole = tmp_path / "whole.jpg"
@@ -77,7 +77,7 @@ def test_broken_images_are_named(tmp_path: Path) -> None:
         read_image(tmp_path / "nowhere.jpg")
 
 
-def test_masks_come_back_as_written(tmp_path: Path) -> None:
+def test_masks_are_read_as_written(tmp_path: Path) -> None:
     labels = np.array([[0, 1], [254, 255]], dtype=np.uint8)
     write_mask(tmp_path / "deep" / "mask.png", labels, [(1, 2, 3), (4, 5, 6)])
     assert np.array_equal(read_mask(tmp_path / "deep" / "mask.png"), labels)
@@ -93,13 +93,13 @@ def test_masks_of_more_than_255_classes(tmp_path: Path) -> None:
     assert read_mask(tmp_path / "mask.png").tolist() == [[0, 459]]
 
 
-def test_a_colour_picture_is_no_mask(tmp_path: Path) -> None:
+def test_a_colour_image_is_not_a_mask(tmp_path: Path) -> None:
     Image.new("RGB", (2, 2)).save(tmp_path / "mask.png")
     with pytest.raises(InputError, match=r"mask\.png has mode RGB"):
         read_mask(tmp_path / "mask.png")
 
 
-def test_every_suffix_of_an_image_is_read_or_has_a_remedy(tmp_path: Path) -> None:
+def test_every_image_suffix_is_readable_or_has_a_remedy(tmp_path: Path) -> None:
     assert {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".tif", ".tiff", ".webp", ".gif", ".bmp", ".jp2"} <= IMAGE_SUFFIXES
     assert not {".pdf", ".psd", ".ico", ".vst", ".h5", ".mpg"} & IMAGE_SUFFIXES
     assert not IMAGE_SUFFIXES & set(KNOWN_UNREADABLE)
@@ -133,7 +133,7 @@ def test_pages_are_counted_and_read(tmp_path: Path, suffix: str, options: dict[s
     assert page_count(path) == 1
 
 
-def test_previews_are_no_pages(tmp_path: Path) -> None:
+def test_previews_are_not_pages(tmp_path: Path) -> None:
     photo = tmp_path / "stereo.mpo"
     PAGES[0].save(photo, format="MPO", save_all=True, append_images=PAGES[1:])
     assert page_count(photo) == 1
@@ -141,7 +141,7 @@ def test_previews_are_no_pages(tmp_path: Path) -> None:
     levels = [image.resize((12 // side, 8 // side)) for image, side in zip(PAGES, (1, 2, 1), strict=True)]
     with TiffImagePlugin.AppendingTiffWriter(str(pyramid), True) as file:
         for image, kind in zip(levels, (0, 1, 0), strict=True):
-            image.save(file, format="TIFF", tiffinfo={254: kind})  # NewSubfileType: 1 is a reduced copy
+            image.save(file, format="TIFF", tiffinfo={254: kind})  # NewSubfileType: 1 is a thumbnail
             file.newFrame()
     assert page_count(pyramid) == 2
     assert read_image(pyramid, 1).shape == (8, 12, 3)
@@ -150,7 +150,7 @@ def test_previews_are_no_pages(tmp_path: Path) -> None:
     assert page_count(tmp_path / "nowhere.tif") == 1
 
 
-def test_photos_of_phones_with_the_extra(tmp_path: Path) -> None:
+def test_heic_with_the_optional_package(tmp_path: Path) -> None:
     heif = pytest.importorskip("pillow_heif")
     assert ".heic" in IMAGE_SUFFIXES and ".heic" not in KNOWN_UNREADABLE
     heif.from_pillow(Image.new("RGB", (64, 32), RED)).save(tmp_path / "photo.heic")
@@ -159,7 +159,7 @@ def test_photos_of_phones_with_the_extra(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-def test_a_damaged_exif_block_is_no_obstacle(tmp_path: Path) -> None:
+def test_a_damaged_exif_block_is_ignored(tmp_path: Path) -> None:
     for number, block in enumerate((b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12")):
         Image.new("RGB", (8, 8), RED).save(tmp_path / f"{number}.jpg", exif=block)
         assert read_image(tmp_path / f"{number}.jpg").shape == (8, 8, 3)

@@ -178,7 +178,7 @@ def test_labels_of_more_than_256_classes_are_int32() -> None:
     [Rule(), Rule(9.0, threshold=0.5), Rule(9.0, average="probabilities"), Rule(9.0, 0.5, [2] * 10), Rule(9.0, 0.5, [2] * 10, area=0.1)],
 )
 def test_no_tensor_has_the_size_of_classes_times_pixels(rule: Rule) -> None:
-    size, classes, tile_values = (250, 300), 20, 2**14
+    size, classes, tile_values = (150, 200), 20, 2**13
     views = [view_of(random_logits(classes, seed=seed), size) for seed in (0, 1)]
     with Largest() as largest:
         label_map(views, rule, classes, SOFT, top=2, tile_values=tile_values)

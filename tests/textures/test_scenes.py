@@ -1,4 +1,4 @@
-"""The textures world: exact, seeded, and with no class that a single pixel gives away."""
+"""Synthetic scenes: exact masks, seeds, captions, and classes that the colour of a pixel does not reveal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from maskclip.textures.scenes import CLASSES, caption, draw_close_up, draw_scene
 THINGS = {i for i, texture in enumerate(CLASSES) if texture.thing}
 
 
-def test_the_class_list_is_the_one_of_the_config(texture_classes: Vocabulary) -> None:
+def test_classes_equal_those_of_the_config(texture_classes: Vocabulary) -> None:
     assert list(texture_classes.names) == [texture.name for texture in CLASSES]
     assert texture_classes.words == [list(texture.words) for texture in CLASSES]
     assert len(THINGS) >= 8 and len(CLASSES) - len(THINGS) >= 4
@@ -38,7 +38,7 @@ def test_scenes_have_stuff_and_things_and_exact_masks(seed: int) -> None:
     assert 0 < (scene.mask == 255).mean() < 0.15
 
 
-def test_two_classes_meet_only_over_ignored_pixels_where_a_thing_is() -> None:
+def test_outlines_of_things_are_ignored() -> None:
     mask = draw_scene(np.random.default_rng(3), (96, 96)).mask
     for a, b in ((mask[:, 1:], mask[:, :-1]), (mask[1:], mask[:-1])):
         differ = (a != b) & (a != 255) & (b != 255)
@@ -51,7 +51,7 @@ def test_the_same_seed_draws_the_same_stream() -> None:
     assert any(a[1] != b[1] for a, b in zip(first, other, strict=True))
 
 
-def test_captions_name_what_is_visible() -> None:
+def test_captions_name_the_visible_classes() -> None:
     rng = np.random.default_rng(0)
     for _ in range(100):
         classes = [int(i) for i in rng.choice(len(CLASSES), 3, replace=False)]
@@ -69,8 +69,8 @@ def colour_cells(image: np.ndarray) -> np.ndarray:
     return cells[..., 0] * 256 + cells[..., 1] * 16 + cells[..., 2]
 
 
-def test_no_single_pixel_gives_a_class_away() -> None:
-    """The best classifier of single pixels (the most frequent class of each colour) stays poor."""
+def test_the_colour_of_a_pixel_does_not_reveal_its_class() -> None:
+    """The best classifier of single pixels, the most frequent class of each colour, has a low mIoU."""
     rng, count = np.random.default_rng(0), len(CLASSES)
     histogram = np.zeros((4096, count))
     for _ in range(400):

@@ -1,4 +1,4 @@
-"""Pictures for people: overlays of label maps, legends, and sheets of named columns."""
+"""Figures of label maps: overlays, legends, and sheets of titled columns."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ INK, PAPER, MARGIN = (35, 35, 40), (255, 255, 255), 8
 
 
 def colourise(labels: np.ndarray, palette: Palette) -> np.ndarray:
-    """Labels (H, W) as colours, (H, W, 3) uint8; ignored pixels are white."""
+    """Colours (H, W, 3) uint8 of labels (H, W); ignored pixels are white."""
     table = np.full((ignore_index(len(palette)) + 1, 3), 255, dtype=np.uint8)
     table[: len(palette)] = palette
     return table[labels]
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, palette: Palette, opacity: float = 0.55) -> np.ndarray:
-    """The image (H, W, 3) uint8 with its labels laid over it and thin dark borders between regions."""
+    """The image (H, W, 3) uint8 blended with the colours of its labels, with thin dark borders between regions."""
     mixed = image * (1 - opacity) + colourise(labels, palette) * opacity
     ignored = labels == ignore_index(len(palette))
     mixed[ignored] = image[ignored]
@@ -33,34 +33,34 @@ def overlay(image: np.ndarray, labels: np.ndarray, palette: Palette, opacity: fl
     return mixed.astype(np.uint8)
 
 
-def magnify(picture: np.ndarray, side: int) -> np.ndarray:
-    """A small picture (H, W, 3) or label map (H, W) with its longer side at least `side`; labels stay labels."""
-    scale = max(1.0, side / max(picture.shape[:2]))
-    size = (round(picture.shape[1] * scale), round(picture.shape[0] * scale))
-    way = Image.Resampling.BICUBIC if picture.ndim == 3 else Image.Resampling.NEAREST
-    return np.asarray(Image.fromarray(picture).resize(size, way))
+def magnify(image: np.ndarray, side: int) -> np.ndarray:
+    """An image (H, W, 3), bicubic, or a label map (H, W), nearest, enlarged until its long side is at least `side` pixels."""
+    scale = max(1.0, side / max(image.shape[:2]))
+    size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
+    resampling = Image.Resampling.BICUBIC if image.ndim == 3 else Image.Resampling.NEAREST
+    return np.asarray(Image.fromarray(image).resize(size, resampling))
 
 
 def legend(names: Sequence[str], palette: Palette, width: int, size: int = 16) -> Image.Image:
-    """A strip with a coloured square and a name for every class; long names are wrapped.
+    """A legend with a coloured square of `size` pixels and a name for each class; long names are wrapped.
 
-    The strip is `width` pixels wide, or wider where that leaves no room for a few letters.
+    It is `width` pixels wide, or wider if that is too narrow for a few letters.
     """
     step, line = size + MARGIN, _line_height(size)
     room = max(width - 2 * MARGIN - step, 4 * size)
-    places: list[tuple[int, int, list[str]]] = []
+    entries: list[tuple[int, int, list[str]]] = []
     x, y, bottom = MARGIN, MARGIN, MARGIN + step
     for name in names:
         lines = wrap(printable(name), size, room)
-        wide = step + int(max(length(text, size) for text in lines)) + 2 * MARGIN
-        if x + wide > width and x > MARGIN:
+        entry_width = step + int(max(length(text, size) for text in lines)) + 2 * MARGIN
+        if x + entry_width > width and x > MARGIN:
             x, y = MARGIN, bottom
-        places.append((x, y, lines))
+        entries.append((x, y, lines))
         bottom = max(bottom, y + step + (len(lines) - 1) * line)
-        x += wide
+        x += entry_width
     strip = Image.new("RGB", (max(width, room + 2 * MARGIN + step), bottom), PAPER)
     draw = ImageDraw.Draw(strip)
-    for (x, y, lines), colour in zip(places, palette, strict=False):
+    for (x, y, lines), colour in zip(entries, palette, strict=False):
         draw.rectangle((x, y, x + size, y + size), fill=colour, outline=INK)
         for number, text in enumerate(lines):
             draw_text(draw, x + step, y + round(0.86 * size) + number * line, text, size, INK)
@@ -72,10 +72,10 @@ def _line_height(size: int) -> int:
 
 
 def sheet(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], cell: int = 160) -> Image.Image:
-    """Rows of pictures (H, W, 3) uint8 under column titles; every picture is fitted into a square of `cell` pixels."""
-    size_of_text = max(13, cell // 11)
-    line = _line_height(size_of_text)
-    wrapped = [[text for part in title.split("\n") for text in wrap(printable(part), size_of_text, cell)] for title in titles]
+    """Rows of images (H, W, 3) uint8 under column titles; every image is fitted into a square of `cell` pixels."""
+    font_size = max(13, cell // 11)
+    line = _line_height(font_size)
+    wrapped = [[text for part in title.split("\n") for text in wrap(printable(part), font_size, cell)] for title in titles]
     head = MARGIN + max(len(lines) for lines in wrapped) * line
     step = cell + MARGIN
     page = Image.new("RGB", (MARGIN + len(titles) * step, head + MARGIN + len(rows) * step), PAPER)
@@ -83,23 +83,23 @@ def sheet(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], cell: int
     for column, lines in enumerate(wrapped):
         x = MARGIN + column * step + cell // 2
         for number, text in enumerate(lines):
-            baseline = head - (len(lines) - number) * line + size_of_text
-            draw_text(draw, x - length(text, size_of_text) / 2, baseline, text, size_of_text, INK)
-    for row, pictures in enumerate(rows):
-        for column, picture in enumerate(pictures):
-            scale = cell / max(picture.shape[:2])
-            size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
-            fitted = Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC)
+            baseline = head - (len(lines) - number) * line + font_size
+            draw_text(draw, x - length(text, font_size) / 2, baseline, text, font_size, INK)
+    for row, images in enumerate(rows):
+        for column, image in enumerate(images):
+            scale = cell / max(image.shape[:2])
+            size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+            fitted = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
             left, top = MARGIN + column * step, head + MARGIN + row * step
             page.paste(fitted, (left + (cell - size[0]) // 2, top + (cell - size[1]) // 2))
     return page
 
 
-def stack(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures one below the other."""
-    page = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), PAPER)
+def stack(images: Sequence[Image.Image]) -> Image.Image:
+    """One image with all `images` below each other."""
+    page = Image.new("RGB", (max(image.width for image in images), sum(image.height for image in images)), PAPER)
     top = 0
-    for picture in pictures:
-        page.paste(picture, (0, top))
-        top += picture.height
+    for image in images:
+        page.paste(image, (0, top))
+        top += image.height
     return page

@@ -1,29 +1,30 @@
-"""Text in any script on an image: every character is drawn by a font that has it, or written as U+XXXX, never as a box."""
+"""Text in any script on images: a character is drawn with a font that has it, or as U+XXXX if there is none."""
 
 from __future__ import annotations
 
 import os
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, features
 
-_SHIPPED = Path(__file__).parent.parent / "assets" / "fonts"
-_LETTERS = [str(_SHIPPED / name) for name in ("DejaVuSans.ttf", "DroidSansFallback.ttf", "NotoEmoji-Regular.ttf")]
+SHIPPED = ("DejaVuSans.ttf", "DroidSansFallback.ttf", "NotoEmoji-Regular.ttf")
+"""Font files of the package."""
+
+_LETTERS = [str(Path(__file__).parent.parent / "assets" / "fonts" / name) for name in SHIPPED]
 _EMOJI = _LETTERS[::-1]
 _SHAPING = features.check("raqm")
 _JOINER, _PROBE, _MISSING = "\N{ZERO WIDTH JOINER}", 24, "\U0010ffff"
-
-_found_for: dict[int, str | None] = {}
+_system_fonts_of_blocks: dict[int, str | None] = {}
 
 Colour = tuple[int, int, int]
 
 
 def printable(text: str) -> str:
-    """Text in which every character can be drawn: composed (NFC), controls as blanks, characters without a glyph as U+XXXX."""
+    """Text that can be drawn: composed (NFC), with blanks for control characters and U+XXXX for characters without a glyph."""
     return " ".join("".join(_drawable(char) for char in unicodedata.normalize("NFC", text)).split())
 
 
@@ -31,9 +32,9 @@ def _drawable(char: str) -> str:
     kind = unicodedata.category(char)
     if char.isspace() or kind == "Cc":
         return " "
-    if kind in ("Cf", "Me") or 0xFE00 <= ord(char) <= 0xFE0F:  # invisible, or around the character before, as in keycaps
+    if kind in ("Cf", "Me") or 0xFE00 <= ord(char) <= 0xFE0F:  # invisible or enclosing, as in keycaps
         return char if char == _JOINER and _SHAPING else ""
-    return char if _font_for(char) else f" U+{ord(char):04X} "
+    return char if font_for(char) else f" U+{ord(char):04X} "
 
 
 def length(text: str, size: int) -> float:
@@ -42,7 +43,7 @@ def length(text: str, size: int) -> float:
 
 
 def wrap(text: str, size: int, width: float) -> list[str]:
-    """Lines of a printable text that are at most `width` pixels wide, broken at blanks, or within words that are wider."""
+    """Lines of a printable text, at most `width` pixels wide, broken at blanks, and within words that are wider."""
     lines = [""]
     for word in text.split():
         joined = f"{lines[-1]} {word}".lstrip()
@@ -72,12 +73,12 @@ def _end(word: str, start: int) -> int:
 
 
 def _continues(word: str, index: int) -> bool:
-    """Whether a character belongs to the one before it."""
+    """Whether a character combines with the previous one."""
     return unicodedata.category(word[index])[0] == "M" or _JOINER in word[index - 1 : index + 1]
 
 
 def draw_text(draw: ImageDraw.ImageDraw, x: float, baseline: float, text: str, size: int, fill: Colour) -> None:
-    """Draw a printable text, its left end at `x`."""
+    """Draw a printable text with its left end at `x`."""
     for part, font in _runs(text, size):
         draw.text((x, baseline), part, fill=fill, font=font, anchor="ls")
         x += font.getlength(part)
@@ -88,8 +89,8 @@ def _runs(text: str, size: int) -> Iterator[tuple[str, ImageFont.FreeTypeFont]]:
     part, path = "", _LETTERS[0]
     for index, char in enumerate(text):
         stays = char in (" ", _JOINER) or (index and _continues(text, index) and _has_glyph(path, char))
-        other = path if stays else _font_for(char) or path
-        if char == " " and path == _EMOJI[0]:  # its blanks are wide
+        other = path if stays else font_for(char) or path
+        if char == " " and path == _EMOJI[0]:  # whose blanks are wide
             other = _LETTERS[0]
         if part and other != path:
             yield part, _font(path, size)
@@ -105,27 +106,31 @@ def _font(path: str, size: int) -> ImageFont.FreeTypeFont:
 
 
 @cache
-def _font_for(char: str) -> str | None:
-    """Path of the first font that has a character: those that ship with the package, then those of the system."""
-    for path in _EMOJI if ord(char) >= 0x1F000 else _LETTERS:
-        if _has_glyph(path, char):
-            return path
-    if unicodedata.category(char) in ("Co", "Cn", "Cs"):  # private, unassigned, half of a pair
+def font_for(char: str) -> str | None:
+    """Path of the font for a character, one of the package before one of the system; None if no font has it."""
+    if path := first_font(char, _EMOJI if ord(char) >= 0x1F000 else _LETTERS):
+        return path
+    if unicodedata.category(char) in ("Co", "Cn", "Cs"):  # private, unassigned, or half of a surrogate pair
         return None
-    block = ord(char) >> 7  # one search for each script: there may be thousands of fonts
-    if block not in _found_for:
-        _found_for[block] = next((path for path in _system_fonts() if _has_glyph(path, char)), None)
-    found = _found_for[block]
-    return found if found and _has_glyph(found, char) else None
+    block = ord(char) >> 7  # one search for each block of characters, because a system may have thousands of fonts
+    if block not in _system_fonts_of_blocks:
+        _system_fonts_of_blocks[block] = first_font(char, system_fonts())
+    path = _system_fonts_of_blocks[block]
+    return path if path and _has_glyph(path, char) else None
+
+
+def first_font(char: str, paths: Sequence[str]) -> str | None:
+    """The first of the fonts at `paths` that has a character, or None."""
+    return next((path for path in paths if _has_glyph(path, char)), None)
 
 
 @lru_cache(maxsize=65536)
 def _has_glyph(path: str, char: str) -> bool:
-    """Whether a font draws a character otherwise than one that no font has."""
+    """Whether a font draws a character differently from a character that no font has."""
     try:
         font = ImageFont.truetype(path, _PROBE, layout_engine=ImageFont.Layout.BASIC)
         glyph = _drawn(font, char)
-    except (OSError, ValueError):  # not a scalable font; half of a surrogate pair
+    except (OSError, ValueError):  # no scalable font, or half of a surrogate pair
         return False
     return any(glyph) and glyph != _drawn(font, _MISSING)
 
@@ -137,11 +142,12 @@ def _drawn(font: ImageFont.FreeTypeFont, char: str) -> bytes:
 
 
 @cache
-def _system_fonts() -> list[str]:
+def system_fonts() -> list[str]:
+    """Paths of all font files in the system's font folders."""
     home = Path.home()
     folders = {
         "win32": [Path(os.environ.get("WINDIR", "C:/Windows"), "Fonts"), home / "AppData/Local/Microsoft/Windows/Fonts"],
         "darwin": [Path("/System/Library/Fonts"), Path("/Library/Fonts"), home / "Library/Fonts"],
     }.get(sys.platform, [Path("/usr/share/fonts"), Path("/usr/local/share/fonts"), home / ".local/share/fonts", home / ".fonts"])
-    found = sorted(str(path) for folder in folders for path in folder.rglob("*") if path.suffix.lower() in (".ttf", ".otf", ".ttc"))
-    return [path for path in found if "lastresort" not in path.lower()]  # it draws a box for every character
+    paths = sorted(str(path) for folder in folders for path in folder.rglob("*") if path.suffix.lower() in (".ttf", ".otf", ".ttc"))
+    return [path for path in paths if "lastresort" not in path.lower()]  # which draws a box for every character

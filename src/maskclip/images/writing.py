@@ -9,22 +9,23 @@ import numpy as np
 from PIL import Image
 
 from maskclip.files import replacing
+from maskclip.functional import IGNORE_INDEX
 
 
 def write_mask(path: Path, labels: np.ndarray, palette: Sequence[Sequence[int]]) -> None:
-    """Write labels (H, W) as a palette PNG, index 255 in VOC's off-white; with more than 254 classes as 16-bit grey. Atomic."""
+    """Write labels (H, W) as a palette PNG with ignored pixels in VOC's off-white, or as 16-bit grey for more than 254 classes."""
     if len(palette) > 254:
         write_atomically(Image.fromarray(labels.astype(np.uint16)), path)
         return
     colours = np.zeros((256, 3), dtype=np.uint8)
     colours[: len(palette)] = palette
-    colours[255] = (224, 224, 192)
+    colours[IGNORE_INDEX] = (224, 224, 192)
     image = Image.fromarray(labels.astype(np.uint8))
     image.putpalette(colours.tobytes())
     write_atomically(image, path)
 
 
 def write_atomically(image: Image.Image, path: Path, **options: object) -> None:
-    """Save a picture so that a kill at any moment leaves no half-written file under its name."""
+    """Save an image so that an interruption at any moment leaves no partial file at `path`. `options`: see `Image.save`."""
     with replacing(path) as partial:
         image.save(partial, format={".jpg": "JPEG", ".png": "PNG"}[path.suffix], **options)
