@@ -8,7 +8,12 @@ from pathlib import Path
 
 from conftest import ROOT
 
+import maskclip
 from maskclip import Student
+
+
+def test_every_public_name_is_importable() -> None:
+    assert all(getattr(maskclip, name).__module__.startswith("maskclip.") for name in maskclip.__all__)
 
 
 def test_importing_the_package_loads_no_framework() -> None:
