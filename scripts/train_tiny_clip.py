@@ -36,7 +36,7 @@ from maskclip import MaskCLIP, Protocol, Vocabulary, predict_labels
 from maskclip.clip import tiny
 from maskclip.data.dataset import SegmentationDataset
 from maskclip.evaluation.scores import Confusion, Scores, scores
-from maskclip.files import CHECKOUT
+from maskclip.files import CHECKOUT, replacing
 from maskclip.textures.dataset import write_textures
 from maskclip.textures.scenes import GENTLE_JITTER, JITTER, stream
 
@@ -142,10 +142,9 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
 
 
 def save(path: Path, content: dict) -> None:
-    """Write a checkpoint so that a kill at any moment leaves the old one or the new one."""
-    partial = path.with_suffix(".partial")
-    torch.save(content, partial)
-    partial.replace(path)
+    """Write a checkpoint; atomic."""
+    with replacing(path) as partial:
+        torch.save(content, partial)
 
 
 def normaliser(model: CLIP, device: str) -> tuple[Tensor, Tensor]:

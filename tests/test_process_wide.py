@@ -14,7 +14,7 @@ from maskclip import Protocol, predict
 from maskclip.clip import loading
 from maskclip.inference import labels
 from maskclip.models.maskclip import MaskCLIP
-from maskclip.process_wide import Held
+from maskclip.process_wide import SettingOverride
 
 NEW_API = pytest.mark.skipif(not labels.FP32_PRECISION, reason="torch before 2.9")
 
@@ -41,7 +41,7 @@ def state() -> tuple[object, ...]:
 
 
 @pytest.mark.parametrize("held", [labels.FULL_PRECISION, loading.QUIET], ids=["products", "loggers"])
-def test_the_last_to_leave_restores_what_the_first_found(held: Held[Any]) -> None:
+def test_the_last_to_leave_restores_what_the_first_found(held: SettingOverride[Any]) -> None:
     torch.set_float32_matmul_precision("high")
     logging.getLogger().setLevel(logging.INFO)
     before = state()
@@ -69,7 +69,7 @@ def test_threads_predict_what_one_thread_predicts_and_leave_no_switch_changed(ti
 
 def test_what_somebody_else_sets_meanwhile_stays() -> None:
     setting = ["theirs"]
-    held = Held(lambda: setting[0], lambda value: setting.__setitem__(0, value), "ours")
+    held = SettingOverride(lambda: setting[0], lambda value: setting.__setitem__(0, value), "ours")
     with pytest.raises(ZeroDivisionError), held:
         1 / 0  # noqa: B018
     assert setting == ["theirs"]
@@ -103,7 +103,7 @@ def test_what_was_inherited_is_inherited_again() -> None:
 
 def test_torch_before_2_9(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(labels, "FP32_PRECISION", [])
-    held = Held(labels._matmul_precision, labels._set_matmul_precision, ("highest",))
+    held = SettingOverride(labels._matmul_precision, labels._set_matmul_precision, ("highest",))
     torch.set_float32_matmul_precision("medium")
     with held:
         assert torch.get_float32_matmul_precision() == "highest"

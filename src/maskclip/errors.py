@@ -1,6 +1,6 @@
-"""The one exception for what a user can mend, the checks that raise it, and the words for settings that have changed.
+"""`InputError`, the exception for problems that the user can fix, and the checks of settings that raise it.
 
-Programs print its message as a sentence and stop.
+Programs print its message without a traceback and exit.
 """
 
 from __future__ import annotations
@@ -10,49 +10,52 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-LONGEST = 60
-"""Characters of a value in a message."""
+MAX_CHARACTERS = 60
+"""Longer values are shortened in messages."""
 
 
 class InputError(ValueError):
-    """Something that was given is missing, broken or does not fit; the message says what, where and what to do."""
+    """A setting or a file is missing, invalid or does not fit.
+
+    The message names the file or key, the value, what was expected and how to fix it.
+    """
 
     def __init__(self, message: str) -> None:
-        # a DataLoader's worker passes an error on by making another one from its printed traceback
+        # a DataLoader re-raises the error of a worker with the worker's whole traceback as the message
         super().__init__(message.rsplit("InputError: ", 1)[-1].strip() if "Original Traceback" in message else message)
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is an int or a float, and finite."""
+    """Whether `value` is a finite int or float (not a bool)."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def is_count(value: Any, least: int = 1) -> bool:
-    """Whether it is an int, and not below `least`."""
+    """Whether `value` is an int (not a bool), at least `least`."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def is_probability(value: Any) -> bool:
-    """Whether it is a number from 0 to 1."""
+    """Whether `value` is a number from 0 to 1."""
     return is_number(value) and 0 <= value <= 1
 
 
 def require(valid: bool, key: str, value: Any, expected: str) -> None:
-    """Raise `InputError` with the key, its value and what was expected, unless `valid`."""
+    """Raise `InputError` unless `valid`: "key=value: give `expected`"."""
     if not valid:
         raise InputError(f"{key}={'null' if value is None else value}: give {expected}")
 
 
 def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The keys of either mapping with another value, or none, in the other one."""
+    """Keys whose values differ between two mappings, or that only one of them has."""
     return [key for key in {**before, **now} if before.get(key) != now.get(key)]
 
 
 def changes(keys: Iterable[str], before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """The values of some keys in both mappings: "task.lr was 0.02, is 0.01; seed was 0, is 1"."""
-    return "; ".join(f"{key} was {_brief(before.get(key))}, is {_brief(now.get(key))}" for key in keys)
+    """Describe changed values for a message: "task.lr was 0.02, is 0.01; seed was 0, is 1"."""
+    return "; ".join(f"{key} was {_shortened(before.get(key))}, is {_shortened(now.get(key))}" for key in keys)
 
 
-def _brief(value: Any) -> str:
+def _shortened(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+    return text if len(text) <= MAX_CHARACTERS else f"{text[: MAX_CHARACTERS - 3]}..."

@@ -19,7 +19,7 @@ from maskclip.clip.activation import computes_quick_gelu, trained_with_quick_gel
 from maskclip.clip.weights import State, is_torchscript, read_state_dict, read_tensors, weights_among
 from maskclip.errors import InputError
 from maskclip.fingerprint import weights_sha256
-from maskclip.process_wide import Held
+from maskclip.process_wide import SettingOverride
 
 
 def _levels() -> tuple[int, ...]:
@@ -33,7 +33,7 @@ def _set_levels(levels: tuple[int, ...]) -> None:
 
 LOGGERS = (logging.getLogger(), logging.getLogger("huggingface_hub"))
 
-QUIET: Held[tuple[int, ...]] = Held(_levels, _set_levels, (logging.CRITICAL, logging.CRITICAL))
+QUIET: SettingOverride[tuple[int, ...]] = SettingOverride(_levels, _set_levels, (logging.CRITICAL, logging.CRITICAL))
 """Silences open_clip, which logs on the root logger what it did not load: the caller loads it or raises an error."""
 
 

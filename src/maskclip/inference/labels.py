@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from maskclip.functional import best_word
-from maskclip.process_wide import Held
+from maskclip.process_wide import SettingOverride
 
 SOFT = ("confidence", "margin", "entropy")
 
@@ -175,7 +175,9 @@ def _set_matmul_precision(values: tuple[str, ...]) -> None:
 FP32_PRECISION: list[Any] = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul] if hasattr(torch.backends.mkldnn, "matmul") else []
 """Switches of torch 2.9 and newer, where the older one raises an error after any use of these; none before."""
 
-FULL_PRECISION: Held[tuple[str, ...]] = Held(_matmul_precision, _set_matmul_precision, ("ieee", "ieee") if FP32_PRECISION else ("highest",))
+FULL_PRECISION: SettingOverride[tuple[str, ...]] = SettingOverride(
+    _matmul_precision, _set_matmul_precision, ("ieee", "ieee") if FP32_PRECISION else ("highest",)
+)
 """Float32 products that neither TF32 nor bfloat16 shortens. torch has no way to ask for this in a single product."""
 
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load, save
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from maskclip.errors import InputError, is_number, require
@@ -24,7 +25,6 @@ from maskclip.models.networks import build_network
 from maskclip.vocabulary import Vocabulary
 
 WEIGHTS, DESCRIPTION = "student.safetensors", "student.json"
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Student(nn.Module):
@@ -69,8 +69,8 @@ class Student(nn.Module):
         self.network = build_network(arch, encoder, weights, embedding_dim, options)
         self.register_buffer("text_embeddings", torch.zeros(sum(self.vocabulary.word_counts), embedding_dim))
         self.background = nn.Parameter(torch.randn(1, embedding_dim)) if self.vocabulary.wordless else None
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD).view(3, 1, 1), persistent=False)
 
     @property
     def method(self) -> str:
@@ -132,7 +132,7 @@ class Student(nn.Module):
                 "unseen": list(words.unseen),
                 "background": words.background,
             },
-            "preprocessing": {"colours": "RGB in 0..1", "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD), "multiple": self.multiple},
+            "preprocessing": {"colours": "RGB in 0..1", "mean": list(IMAGENET_DEFAULT_MEAN), "std": list(IMAGENET_DEFAULT_STD), "multiple": self.multiple},
             "weights_sha256": self.weights_sha256,
             "provenance": self.provenance,
         }

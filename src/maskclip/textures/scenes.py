@@ -14,10 +14,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from maskclip.functional import IGNORE_INDEX
 from maskclip.textures import patterns
 from maskclip.textures.patterns import Pattern, Shape
-
-IGNORE_INDEX = 255
 
 CAPTIONS = ("a photo of {}.", "a picture of {}.", "an image with {}.", "there is {} in the scene.", "{}.")
 """Sentences of the captions; {} is a list of things such as "a zebra, the sky and a leaf"."""
