@@ -1,4 +1,4 @@
-"""Calls of the programs in a process of their own, as people make them."""
+"""Run the programs in processes of their own, from another working directory."""
 
 from __future__ import annotations
 
