@@ -132,7 +132,12 @@ class Student(nn.Module):
                 "unseen": list(words.unseen),
                 "background": words.background,
             },
-            "preprocessing": {"colours": "RGB in 0..1", "mean": list(IMAGENET_DEFAULT_MEAN), "std": list(IMAGENET_DEFAULT_STD), "multiple": self.multiple},
+            "preprocessing": {
+                "colours": "RGB in 0..1",
+                "mean": list(IMAGENET_DEFAULT_MEAN),
+                "std": list(IMAGENET_DEFAULT_STD),
+                "multiple": self.multiple,
+            },
             "weights_sha256": self.weights_sha256,
             "provenance": self.provenance,
         }
