@@ -12,7 +12,7 @@ from support.refill import refill
 from timm.layers import resample_abs_pos_embed
 
 from maskclip import DenseCLIP
-from maskclip.clip.towers import ViTReader
+from maskclip.clip.towers import DenseViT
 from maskclip.functional import cosine_logits
 
 GOLDENS = np.load(ROOT / "tests" / "assets" / "goldens.npz")
@@ -34,12 +34,12 @@ def test_cosines_are_those_of_the_authors_package() -> None:
 def test_position_embeddings_are_resized_as_the_authors_of_a_strategy_do(
     vit: CLIP, strategy: str, antialias: bool, grid: tuple[int, int]
 ) -> None:
-    reader, tower = DenseCLIP(vit.visual, strategy).reader, vit.visual
-    assert isinstance(reader, ViTReader)
+    dense, tower = DenseCLIP(vit.visual, strategy).tower, vit.visual
+    assert isinstance(dense, DenseViT)
     image = torch.randn(1, 3, 8 * grid[0], 8 * grid[1])
     positions = resample_abs_pos_embed(tower.positional_embedding[None], list(grid), [4, 4], antialias=antialias)
     patches = tower.conv1(image).flatten(2).transpose(1, 2)
     tokens = tower.ln_pre(torch.cat([tower.class_embedding.expand(1, 1, -1), patches], dim=1) + positions)
-    for block in tower.transformer.resblocks[: -reader.depth]:
+    for block in tower.transformer.resblocks[: -dense.depth]:
         tokens = block(tokens)
-    torch.testing.assert_close(reader.tokens(image)[0], tokens, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(dense.tokens(image)[0], tokens, atol=1e-5, rtol=1e-5)

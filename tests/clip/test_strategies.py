@@ -18,7 +18,7 @@ from maskclip import DenseCLIP
 from maskclip.clip import STRATEGIES, Proxy
 from maskclip.clip.blocks import KEYS, QUERIES, Block, OpenCLIPBlock
 from maskclip.clip.loading import create
-from maskclip.clip.strategies import Scene, neighbours, proxy_attention, query_query, self_self
+from maskclip.clip.strategies import ImageContext, neighbourhood, proxy_attention, query_query, self_self
 
 GRID = (3, 4)
 HW = 12
@@ -127,7 +127,7 @@ def expected_path(name: str, blocks: list[Block], tokens: Tensor, proxy: Tensor)
 @pytest.mark.parametrize(("name", "finer"), [*((name, GRID) for name in STRATEGIES), ("proxyclip", (6, 8)), ("proxyclip", (4, 35))])
 def test_every_strategy_is_its_equation(name: str, finer: tuple[int, int], block: Block, tokens: Tensor) -> None:
     proxy = torch.randn(2, 7, *finer, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    path, entering = STRATEGIES[name].read([block], tokens, Scene(GRID, proxy))
+    path, entering = STRATEGIES[name].apply([block], tokens, ImageContext(GRID, proxy))
     for image in range(2):
         torch.testing.assert_close(path[image], expected_path(name, [block], tokens[image], proxy[image]), atol=1e-10, rtol=1e-8)
     assert torch.equal(entering, tokens)
@@ -136,7 +136,7 @@ def test_every_strategy_is_its_equation(name: str, finer: tuple[int, int], block
 @torch.no_grad()
 def test_gem_gathers_what_several_blocks_read(vit: CLIP, tokens: Tensor) -> None:
     blocks: list[Block] = [OpenCLIPBlock(module.double(), prefix=1) for module in vit.visual.transformer.resblocks]
-    path, entering = STRATEGIES["gem"].read(blocks, tokens, Scene(GRID))
+    path, entering = STRATEGIES["gem"].apply(blocks, tokens, ImageContext(GRID))
     torch.testing.assert_close(path[0], expected_path("gem", blocks, tokens[0], tokens[0]), atol=1e-10, rtol=1e-8)
     torch.testing.assert_close(entering, blocks[1](blocks[0](tokens)))
 
@@ -146,7 +146,7 @@ def test_gem_without_iterations(block: Block, tokens: Tensor) -> None:
     y = block.norm(tokens)
     q, _, v, part = next(per_head(block, y[0]))
     tau = y[0].norm(dim=1).mean() / q.shape[1] ** 0.5
-    mixed = self_self(block, y, Scene(GRID), iterations=0)[0, 0]
+    mixed = self_self(block, y, ImageContext(GRID), iterations=0)[0, 0]
     each = [softmax(tau * unit(p) @ unit(p).T) @ v for p in next(per_head(block, y[0]))[:3]]
     torch.testing.assert_close(mixed, (sum(each) / 3)[1:])  # type: ignore[index, operator]
     assert part == slice(0, 16)
@@ -155,13 +155,13 @@ def test_gem_without_iterations(block: Block, tokens: Tensor) -> None:
 @torch.no_grad()
 def test_with_the_proxys_patches_all_different_proxyclip_is_value(block: Block, tokens: Tensor) -> None:
     proxy = torch.eye(HW, dtype=torch.float64).view(HW, *GRID).expand(2, HW, *GRID)
-    path, _ = STRATEGIES["proxyclip"].read([block], tokens, Scene(GRID, proxy))
-    torch.testing.assert_close(path, STRATEGIES["value"].read([block], tokens, Scene(GRID))[0])
+    path, _ = STRATEGIES["proxyclip"].apply([block], tokens, ImageContext(GRID, proxy))
+    torch.testing.assert_close(path, STRATEGIES["value"].apply([block], tokens, ImageContext(GRID))[0])
 
 
 @torch.no_grad()
 def test_proxyclip_on_an_image_that_is_alike_everywhere(block: Block, tokens: Tensor) -> None:
-    read = proxy_attention(block, block.norm(tokens), Scene(GRID, torch.ones(2, 5, *GRID, dtype=torch.float64)))
+    read = proxy_attention(block, block.norm(tokens), ImageContext(GRID, torch.ones(2, 5, *GRID, dtype=torch.float64)))
     assert read.isfinite().all()
 
 
@@ -169,7 +169,7 @@ def test_proxyclip_on_an_image_that_is_alike_everywhere(block: Block, tokens: Te
 def test_sclip_with_queries_that_are_keys_doubles_the_map(block: Block, tokens: Tensor) -> None:
     _same_queries_and_keys(block)
     y = block.norm(tokens)
-    torch.testing.assert_close(STRATEGIES["sclip"].mix(block, y, Scene(GRID)), 2 * query_query(block, y, Scene(GRID)))
+    torch.testing.assert_close(STRATEGIES["sclip"].attention(block, y, ImageContext(GRID)), 2 * query_query(block, y, ImageContext(GRID)))
 
 
 @torch.no_grad()
@@ -177,14 +177,14 @@ def test_naclip_with_an_infinite_window_and_queries_that_are_keys_is_clearclip(b
     _same_queries_and_keys(block)
     alone = OpenCLIPBlock(block.module, prefix=0)  # the window is one everywhere only where there is no class token
     y = alone.norm(tokens[:, 1:])
-    everywhere = neighbours(alone, y, Scene(GRID), sigma=1e9)
-    torch.testing.assert_close(everywhere, query_query(alone, y, Scene(GRID)))
+    everywhere = neighbourhood(alone, y, ImageContext(GRID), sigma=1e9)
+    torch.testing.assert_close(everywhere, query_query(alone, y, ImageContext(GRID)))
 
 
 @torch.no_grad()
 def test_naclip_with_a_narrow_window_looks_at_itself_more(block: Block, tokens: Tensor) -> None:
     y = block.norm(tokens)
-    wide, narrow = (neighbours(block, y, Scene(GRID), sigma=s) for s in (1e9, 1e-3))
+    wide, narrow = (neighbourhood(block, y, ImageContext(GRID), sigma=s) for s in (1e9, 1e-3))
     own = block.project(y, 2, patches_only=True)
     assert (narrow - own).norm() < (wide - own).norm()
 
@@ -293,5 +293,5 @@ def test_proxyclip_makes_no_matrix_of_positions_by_positions(block: Block) -> No
     grid = (40, 60)
     tokens, proxy = torch.randn(1, 1 + 2400, 32, dtype=torch.float64), torch.randn(1, 4, *grid, dtype=torch.float64)
     with torch.no_grad(), Largest() as largest:
-        proxy_attention(block, block.norm(tokens), Scene(grid, proxy))
+        proxy_attention(block, block.norm(tokens), ImageContext(grid, proxy))
     assert largest.values <= 256 * 2400

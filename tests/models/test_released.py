@@ -15,7 +15,7 @@ from torch import Tensor
 
 from maskclip import DenseCLIP, MaskCLIP, Released, Vocabulary
 from maskclip.clip.text_embeddings import TEMPLATE_SETS, embed_vocabulary
-from maskclip.clip.towers import ViTReader
+from maskclip.clip.towers import DenseViT
 from maskclip.functional import resize
 from maskclip.inference.labels import decide
 from maskclip.inference.predict import predict_logits, rule_of
@@ -80,13 +80,13 @@ def test_intermediates(official: DenseCLIP) -> None:
     assert keys is not None
     torch.testing.assert_close(features[0], golden("inter_a_feat"), atol=5e-5, rtol=0)
     torch.testing.assert_close(keys[0].flatten(1).T, golden("inter_a_k"), atol=5e-5, rtol=0)
-    reader = official.reader
-    assert isinstance(reader, ViTReader)
+    dense = official.tower
+    assert isinstance(dense, DenseViT)
     for name, expected in (("a", golden("inter_a_v")), ("b", golden("inter_b_v_c0_64"))):
         pixels = image(name)
-        tokens, blocks, _ = reader.tokens((pixels - official.mean) / official.std)
-        path = blocks[0].merge(blocks[0].project(blocks[0].norm(tokens), 2, patches_only=True)) + tokens[:, 1:]
-        values = reader.anatomy.tower.ln_post(path + blocks[0].mlp(path))[0].T  # type: ignore[union-attr, operator]
+        tokens, blocks, _ = dense.tokens((pixels - official.mean) / official.std)
+        path = blocks[0].output_projection(blocks[0].project(blocks[0].norm(tokens), 2, patches_only=True)) + tokens[:, 1:]
+        values = dense.adapter.tower.ln_post(path + blocks[0].mlp(path))[0].T  # type: ignore[union-attr, operator]
         torch.testing.assert_close(values[: len(expected)], expected.flatten(1), atol=5e-5, rtol=0)
 
 

@@ -14,8 +14,9 @@ from open_clip.model import CLIP
 from PIL import Image
 from torch import Tensor
 
-from maskclip.clip import STRATEGIES, DenseCLIP, Frozen, Proxy, load_clip, tiny
+from maskclip.clip import DenseCLIP, Frozen, Proxy, load_clip, tiny
 from maskclip.clip.loading import cache_root, fingerprints, load_tokenizer
+from maskclip.clip.strategies import strategy_of
 from maskclip.clip.text_embeddings import ABOUT, cached_embeddings, load_text, resolve_templates, save_text
 from maskclip.errors import InputError, is_number, is_probability, require
 from maskclip.functional import LOGIT_SCALE, REMOVED, best_word, cosine_logits, key_smoothing, prompt_denoising, vote_logits
@@ -101,9 +102,7 @@ class MaskCLIP(Frozen):
             logit_scale,
             "a number above 0, or null",
         )
-        if strategy not in STRATEGIES:
-            raise InputError(f"unknown strategy {strategy!r}; choose one of {', '.join(STRATEGIES)}")
-        proxy = proxy if STRATEGIES[strategy].needs_proxy else None
+        proxy = proxy if strategy_of(strategy).needs_proxy else None
         model = load_clip(architecture, pretrained, with_text=text_embeddings is None)
         about: dict[str, Any] = {"architecture": architecture, "pretrained": pretrained, "strategy": strategy, **fingerprints(model)}
         alter_tower(model.visual, habits)

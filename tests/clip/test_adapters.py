@@ -15,12 +15,12 @@ from torch import Tensor
 
 from maskclip import DenseCLIP, InputError
 from maskclip.clip.blocks import KEYS, QUERIES, VALUES
-from maskclip.clip.towers import ViTReader
+from maskclip.clip.towers import DenseViT
 
 
-def reader_of(clip: DenseCLIP) -> ViTReader:
-    assert isinstance(clip.reader, ViTReader)
-    return clip.reader
+def vit_of(clip: DenseCLIP) -> DenseViT:
+    assert isinstance(clip.tower, DenseViT)
+    return clip.tower
 
 
 def clip_of(kind: str, strategy: str = "maskclip") -> DenseCLIP:
@@ -32,7 +32,7 @@ def reassembled(block, tokens: Tensor) -> Tensor:  # type: ignore[no-untyped-def
     """A whole block from its parts, with attention written out."""
     y = block.norm(tokens)
     q, k, v = (block.project(y, part) for part in (QUERIES, KEYS, VALUES))
-    z = tokens + block.merge((q @ k.transpose(2, 3) / q.shape[-1] ** 0.5).softmax(-1) @ v)
+    z = tokens + block.output_projection((q @ k.transpose(2, 3) / q.shape[-1] ** 0.5).softmax(-1) @ v)
     return z + block.mlp(z)
 
 
@@ -40,9 +40,9 @@ def reassembled(block, tokens: Tensor) -> Tensor:  # type: ignore[no-untyped-def
 @pytest.mark.parametrize("kind", ZOO)
 def test_tokens_blocks_and_pooling_are_the_towers_own(kind: str) -> None:
     clip = clip_of(kind)
-    reader, image = reader_of(clip), torch.rand(2, 3, 32, 32)
-    tower = reader.anatomy.tower
-    tokens, blocks, _ = reader.tokens((image - clip.mean) / clip.std)
+    vit, image = vit_of(clip), torch.rand(2, 3, 32, 32)
+    tower = vit.adapter.tower
+    tokens, blocks, _ = vit.tokens((image - clip.mean) / clip.std)
     for block in blocks:
         tokens = block(tokens)
     if hasattr(tower, "trunk"):
@@ -58,7 +58,7 @@ def test_tokens_blocks_and_pooling_are_the_towers_own(kind: str) -> None:
 @pytest.mark.parametrize("kind", ZOO)
 def test_a_block_is_the_sum_of_its_parts(kind: str) -> None:
     clip = clip_of(kind)
-    tokens, (block,), _ = reader_of(clip).tokens(torch.randn(2, 3, 32, 32))
+    tokens, (block,), _ = vit_of(clip).tokens(torch.randn(2, 3, 32, 32))
     torch.testing.assert_close(reassembled(block, tokens), block(tokens), atol=1e-5, rtol=1e-4)
 
 
@@ -66,9 +66,9 @@ def test_a_block_is_the_sum_of_its_parts(kind: str) -> None:
 @pytest.mark.parametrize("kind", [kind for kind in ZOO if kind not in (*POOLED, *MEAN_POOLED)])
 def test_the_class_token_is_projected_as_the_tower_does(kind: str) -> None:
     clip = clip_of(kind)
-    reader, image = reader_of(clip), torch.randn(2, 3, 32, 32)
-    tokens, (block,), _ = reader.tokens(image)
-    torch.testing.assert_close(reader.anatomy.project(block(tokens))[:, 0], reader.anatomy.tower(image), atol=2e-5, rtol=1e-4)
+    vit, image = vit_of(clip), torch.randn(2, 3, 32, 32)
+    tokens, (block,), _ = vit.tokens(image)
+    torch.testing.assert_close(vit.adapter.project(block(tokens))[:, 0], vit.adapter.tower(image), atol=2e-5, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -76,20 +76,20 @@ def test_the_class_token_is_projected_as_the_tower_does(kind: str) -> None:
 def test_of_a_single_position_the_tower_says_what_the_reading_says(kind: str) -> None:
     """One token that is alone attends to itself only: the value path and the whole tower are one thing."""
     clip = clip_of(kind)
-    anatomy = reader_of(clip).anatomy
+    adapter = vit_of(clip).adapter
     token = torch.randn(2, 1, 32)
-    if anatomy.pool is None:
+    if adapter.pool is None:
         expected, ours = (
-            anatomy.project(token.mean(1, keepdim=True)),
-            anatomy.project(token),
+            adapter.project(token.mean(1, keepdim=True)),
+            adapter.project(token),
         )
-    elif hasattr(anatomy.tower, "trunk"):
-        trunk = anatomy.tower.trunk
-        expected = anatomy.tower.head(trunk.head(trunk.fc_norm(trunk.attn_pool(token))))[:, None]
-        ours = anatomy.project(anatomy.pool.values(token, mlp=True))
+    elif hasattr(adapter.tower, "trunk"):
+        trunk = adapter.tower.trunk
+        expected = adapter.tower.head(trunk.head(trunk.fc_norm(trunk.attn_pool(token))))[:, None]
+        ours = adapter.project(adapter.pool.values(token, mlp=True))
     else:
-        expected = anatomy.tower.ln_post(anatomy.tower.attn_pool(token))[:, :1] @ anatomy.tower.proj
-        ours = anatomy.project(anatomy.pool.values(token, mlp=True))
+        expected = adapter.tower.ln_post(adapter.tower.attn_pool(token))[:, :1] @ adapter.tower.proj
+        ours = adapter.project(adapter.pool.values(token, mlp=True))
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)
 
 
@@ -99,7 +99,7 @@ def test_of_a_single_position_the_tower_says_what_the_reading_says(kind: str) ->
 def test_any_kind_at_any_size(kind: str, size: tuple[int, int]) -> None:
     clip = clip_of(kind)
     features, keys = clip(torch.rand(1, 3, *size), with_keys=True)
-    covered, patch = clip.covered_size(*size), reader_of(clip).anatomy.patch_size
+    covered, patch = clip.covered_size(*size), vit_of(clip).adapter.patch_size
     assert keys is not None and keys.shape[2:] == features.shape[2:] == (covered[0] // patch[0], covered[1] // patch[1])
     assert features.shape[:2] == (1, 32 if kind == "SigLIP" else 24) and features.isfinite().all()
 
@@ -116,16 +116,16 @@ def test_keys_are_those_of_the_last_block_whatever_the_strategy(kind: str, strat
 
 @pytest.mark.parametrize("kind", POOLED)
 def test_pooled_towers_say_which_strategies_they_have(kind: str) -> None:
-    with pytest.raises(InputError, match=r"'naclip' has no meaning for this image tower.*choose one of maskclip, value"):
+    with pytest.raises(InputError, match=r"attention pooling, does not support model.strategy=naclip: choose one of maskclip, value"):
         clip_of(kind, "naclip")
 
 
 def test_towers_without_values_are_refused() -> None:
-    with pytest.raises(InputError, match="Conv2d has no dense reading"):
+    with pytest.raises(InputError, match="Conv2d is not supported as an image tower"):
         DenseCLIP(torch.nn.Conv2d(3, 8, 1))
-    with pytest.raises(InputError, match="ParallelScalingBlock have no dense reading"):
+    with pytest.raises(InputError, match="blocks of type ParallelScalingBlock is not supported"):
         DenseCLIP(of_timm(VisionTransformer, block_fn=ParallelScalingBlock)())
-    with pytest.raises(InputError, match="RotaryEmbeddingMixed have no dense reading"):
+    with pytest.raises(InputError, match="rotary positions of type RotaryEmbeddingMixed is not supported"):
         DenseCLIP(of_timm(Eva, rope_type="mixed", use_rot_pos_emb=True, global_pool="token")())
 
 
@@ -135,12 +135,12 @@ def test_rotary_positions_of_another_grid(size: tuple[int, int]) -> None:
     """An image of another shape, and back, against timm's own handling of it."""
     options = {"global_pool": "token", "qkv_fused": False, "use_abs_pos_emb": False, "use_rot_pos_emb": True, "ref_feat_shape": (4, 4)}
     tower = of_timm(Eva, **options)()
-    reader = reader_of(DenseCLIP(tower, "clip"))
+    vit = vit_of(DenseCLIP(tower, "clip"))
     whole = Eva(**{**TRUNK, **options}, dynamic_img_size=True).eval()
     whole.load_state_dict(tower.trunk.state_dict())
     for shape in (size, (32, 32), size):
         image = torch.randn(1, 3, *shape)
-        tokens, (block,), _ = reader.tokens(image)
+        tokens, (block,), _ = vit.tokens(image)
         torch.testing.assert_close(tower.trunk.norm(block(tokens)), whole.forward_features(image), atol=1e-5, rtol=1e-4)
 
 
@@ -157,10 +157,10 @@ def in_threads(call: Callable[[int], bool], calls: int) -> bool:
 
 @pytest.mark.parametrize("kind", ["EVA02", "EVA02-E", "PE"])
 def test_rotary_positions_of_one_thread_are_not_those_of_another(kind: str) -> None:
-    anatomy = reader_of(clip_of(kind)).anatomy
+    adapter = vit_of(clip_of(kind)).adapter
     grids = [(4, 4), (2, 6), (6, 2), (3, 4), (12, 1), (1, 12)]
-    expected = [anatomy.rope(grid) for grid in grids]
-    assert in_threads(lambda number: torch.equal(anatomy.rope(grids[number % 6]), expected[number % 6]), calls=3000)
+    expected = [adapter.rope(grid) for grid in grids]
+    assert in_threads(lambda number: torch.equal(adapter.rope(grids[number % 6]), expected[number % 6]), calls=3000)
 
 
 @pytest.mark.parametrize("kind", ZOO)
