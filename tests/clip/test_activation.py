@@ -59,7 +59,7 @@ def test_a_file_that_does_not_tell(
 ) -> None:
     save_file(state, tmp_path / "weights.safetensors")
     with pytest.warns(
-        UserWarning, match=rf"does not say .* GELU or QuickGELU; {architecture} computes {computes}\. .*architecture={twin} "
+        UserWarning, match=rf"does not record .* GELU or QuickGELU; {architecture} computes {computes}\. .*architecture={twin} "
     ):
         load_clip(architecture, str(tmp_path / "weights.safetensors"), with_text)
 
@@ -88,7 +88,7 @@ def test_the_config_beside_a_file_from_the_hub(tmp_path: Path, state: dict[str, 
     torch.save(state, tmp_path / "open_clip_pytorch_model.bin")
     only_with(quick, tmp_path / "open_clip_pytorch_model.bin")
     save_file(state, tmp_path / "mine.safetensors")  # not what the config describes
-    with pytest.warns(UserWarning, match="does not say"):
+    with pytest.warns(UserWarning, match="does not record"):
         load_clip("small", str(tmp_path / "mine.safetensors"))
 
 
@@ -96,7 +96,7 @@ def test_the_config_beside_a_file_from_the_hub(tmp_path: Path, state: dict[str, 
 def test_a_config_that_cannot_be_read_tells_nothing(tmp_path: Path, state: dict[str, Tensor], content: str) -> None:
     (tmp_path / "open_clip_config.json").write_text(content)
     save_file(state, tmp_path / "open_clip_model.safetensors")
-    with pytest.warns(UserWarning, match="does not say"):
+    with pytest.warns(UserWarning, match="does not record"):
         load_clip("small", str(tmp_path / "open_clip_model.safetensors"))
 
 

@@ -65,7 +65,7 @@ def test_odd_words_are_read_as_they_are(vit: CLIP, word: str) -> None:
 def test_a_name_that_would_be_cut_off_is_refused(vit: CLIP) -> None:
     fits, long = " ".join(["word"] * 24), " ".join(["word"] * 40)  # 32 tokens: start, a photo of a, ., end leave 25
     tokenize(TOKENIZER, fits, ["a photo of a {}."])
-    with pytest.raises(InputError, match=r"the class name 'word word .*\.\.\.' is too long for the text tower, which reads 32 tokens"):
+    with pytest.raises(InputError, match=r"the class name 'word word .*\.\.\.' is too long for the text tower, which takes 32 tokens"):
         embed_vocabulary(vit, TOKENIZER, Vocabulary(["cat", long]), ["a photo of a {}."])
     tokenize(TOKENIZER, " ".join(["word"] * 25), ["a photo of a {}."])
     with pytest.raises(InputError, match="too long"):
@@ -112,10 +112,10 @@ def test_a_damaged_cache_is_computed_again(vit: CLIP, tmp_path: Path, damage: Ca
     (path,) = (tmp_path / "text").iterdir()
     whole = path.read_bytes()
     path.write_bytes(damage(whole))
-    with pytest.warns(UserWarning, match="it is a cache, so the text embeddings are computed again"):
+    with pytest.warns(UserWarning, match="part of the cache: the text embeddings are computed again"):
         assert torch.equal(embeddings(), first)
     assert torch.equal(load_text(path, Vocabulary(["cat"]), "A")[0], first)
-    with pytest.raises(InputError, match="not a file of text embeddings"):  # a file that the user names is not replaced
+    with pytest.raises(InputError, match=r"is not a file of python src/embed_text.py"):  # a file that the user names is not replaced
         path.write_bytes(damage(whole))
         load_text(path, Vocabulary(["cat"]), "A")
 
@@ -152,10 +152,10 @@ def test_text_embeddings_in_a_file(tmp_path: Path) -> None:
         load_text(path, words, "RN50", "1")
     with pytest.raises(InputError, match=r"text.safetensors lack dog"):
         load_text(path, Vocabulary(["cat", "dog"]), "RN50")
-    with pytest.raises(InputError, match=r"are those of RN50, not of RN101"):
+    with pytest.raises(InputError, match=r"belong to RN50, but model.architecture=RN101"):
         load_text(path, words, "RN101")
-    with pytest.raises(InputError, match=r"no text embeddings .*python src/embed.py writes them"):
+    with pytest.raises(InputError, match=r"no file .*none .*python src/embed_text.py"):
         load_text(tmp_path / "none", words, "RN50")
     (tmp_path / "broken").write_bytes(b"12345678910")
-    with pytest.raises(InputError, match="not a file of text embeddings"):
+    with pytest.raises(InputError, match=r"is not a file of python src/embed_text.py"):
         load_text(tmp_path / "broken", words, "RN50")

@@ -72,11 +72,11 @@ def test_background_by_a_threshold(vit: CLIP) -> None:
     assert decide(logits.clone(), rule_of(made_of(vit, words)))["labels"].tolist() == [[[1, 2, 1, 1]]]
     softened = made_of(vit, words, background_threshold=0.7, released=Released(softmax=True))
     assert decide(logits.clone(), rule_of(softened))["labels"].tolist() == [[[1, 2, 0, 0]]]
-    with pytest.raises(InputError, match="needs a vocabulary with a background"):
+    with pytest.raises(InputError, match="needs a background class"):
         made_of(vit, Vocabulary(["cat"]), background_threshold=0.7)
     with pytest.raises(InputError, match="needs two classes with words"):
         made_of(vit, Vocabulary(["background", "cat"], background=True), background_threshold=0.7)
-    with pytest.raises(InputError, match=r"model.released.raw_votes leaves none"):
+    with pytest.raises(InputError, match=r"model.released.raw_votes=true has none"):
         made_of(vit, words, background_threshold=0.7, key_smoothing=1.0, released=Released(raw_votes=True))
 
 
@@ -132,17 +132,20 @@ def test_a_batch_is_its_images_one_by_one(tiny: MaskCLIP) -> None:
         ({"classes": ["cat"], "architecture": "ViT-X"}, "unknown CLIP architecture"),
         ({"classes": ["cat"], "templates": "none"}, "unknown templates"),
         ({"classes": ["cat"], "strategy": "magic", "proxy": "vit_base_patch8_224.dino"}, "unknown strategy 'magic'"),
-        ({"classes": ["cat"], "released": {"foo": True}}, "model.released has no foo"),
+        ({"classes": ["cat"], "released": {"foo": True}}, "unknown keys in model.released: foo"),
         (
             {"classes": ["cat"], "architecture": "RN50-quickgelu", "released": {"projected_keys": True}},
-            "model.released.projected_keys is for",
+            "model.released.projected_keys=true needs a ViT",
         ),
         ({"classes": ["cat"], "key_smoothing": 1.5}, "key_smoothing=1.5 is not a probability"),
-        ({"classes": ["cat"], "text_embeddings": "none.safetensors"}, "no text embeddings none.safetensors"),
+        ({"classes": ["cat"], "text_embeddings": "none.safetensors"}, "no file none.safetensors .model.text_embeddings."),
         ({"classes": ["cat"], "normalisation": "clip"}, "model.normalisation=clip"),
         ({"classes": ["cat"], "strategy": "proxyclip"}, "needs a proxy"),
         ({"classes": ["cat"], "strategy": "proxyclip", "proxy": "dino"}, "timm has no model 'dino'"),
-        ({"classes": ["cat"], "architecture": "RN50-quickgelu", "released": {"exact_gelu": True}}, "model.released.exact_gelu is for"),
+        (
+            {"classes": ["cat"], "architecture": "RN50-quickgelu", "released": {"exact_gelu": True}},
+            "exact_gelu=true needs a ViT",
+        ),
     ],
 )
 def test_bad_settings(settings: dict, message: str) -> None:
