@@ -1,9 +1,11 @@
 """The equations of MaskCLIP and MaskCLIP+ (Zhou, Loy, Dai, ECCV 2022) as pure functions of tensors.
 
-The functions stand in the order in which an image passes through them: cosines, prompt denoising, key smoothing, upsampling,
-pseudo labels, loss. None of them changes its arguments. Sections are those of the paper; "the released code" is the authors'.
+They are in the order in which an image passes through them: cosines, prompt denoising, key smoothing, upsampling, pseudo
+labels, losses. None of them changes its arguments. "The released code" is the authors' code.
 
-Shapes: B images, C classes, D dimensions of the text space, h x w positions of the feature map, H x W pixels.
+Notation: i and j are positions of the feature map, c is a class, f_i the features of a position, k_i its key and t_c the unit
+text embedding of a class. s is the logit scale, 100 for CLIP.
+Shapes: B images, C classes, D dimensions of the text space, h x w positions, H x W pixels.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ UNLABELLED = -1
 """Label of pixels that receive a pseudo label in training."""
 
 LOGIT_SCALE = 100.0
-"""CLIP's learned temperature. Cosines are multiplied by it before every softmax."""
+"""s: the factor of cosines before a softmax, as CLIP has learned it."""
 
 REMOVED = -100.0
 """Logit of a class that prompt denoising has removed from an image."""
@@ -37,9 +39,11 @@ def ignore_index(num_classes: int) -> int:
 
 
 def cosine_logits(features: Tensor, text_embeddings: Tensor) -> Tensor:
-    """Cosines (B, C, h, w) between the features at every position and every text embedding (section 3, MaskCLIP).
+    """Cosines (B, C, h, w) of the features of each position and the text embeddings (section 3, MaskCLIP).
 
-    `features` (B, D, h, w) need not have unit length; the rows of `text_embeddings` (C, D) must.
+        logit_ic = cos(f_i, t_c)
+
+    `features` (B, D, h, w) may have any length. The rows of `text_embeddings` (C, D) are unit vectors.
     """
     return torch.einsum("bdhw,cd->bchw", F.normalize(features, dim=1), text_embeddings)
 
@@ -58,14 +62,14 @@ def best_word(logits: Tensor, counts: Sequence[int]) -> Tensor:
 
 
 def prompt_denoising(logits: Tensor, threshold: float = 0.5, scale: float = LOGIT_SCALE, keep_if_all_unsure: bool = True) -> Tensor:
-    """Logits (B, C, h, w) without the classes that probably do not occur in the image (section 3, prompt denoising).
+    """Logits (B, C, h, w) with -100 for the classes that are probably not in the image (section 3, prompt denoising).
 
-    A class is removed (its logits become -100) if its largest probability in the image is below `threshold`:
+    A class is removed if its largest probability in the image is below `threshold`:
 
-        max_i softmax_c(scale * logits_i) < threshold
+        max_i softmax_c(s logit_ic) < threshold
 
-    If this removes every class, the image keeps all of them. The released code removes them all
-    (`keep_if_all_unsure=False`), so that the argmax is class 0 everywhere.
+    If this removes all classes, the image keeps all of them. The released code removes them all
+    (`keep_if_all_unsure=False`), which makes the argmax class 0 everywhere.
     """
     peak = (scale * logits).softmax(dim=1).amax(dim=(2, 3), keepdim=True)  # B x C x 1 x 1
     unsure = peak < threshold
@@ -77,12 +81,12 @@ def prompt_denoising(logits: Tensor, threshold: float = 0.5, scale: float = LOGI
 def key_smoothing(
     logits: Tensor, keys: Tensor, threshold: float = 1.0, scale: float = LOGIT_SCALE, unit: Literal["keys", "channels"] = "keys"
 ) -> Tensor:
-    """Scores (B, C, h, w) in which positions with similar keys support each other's classes (section 3, key smoothing).
+    """Scores (B, C, h, w) that sum the probabilities of positions with similar keys (section 3, key smoothing).
 
         p_i <- sum_j cos(k_i, k_j) p_j
 
-    p are the class probabilities softmax(scale * logits), k the `keys` (B, K, h, w) of the last attention layer. As in the
-    paper, the weights do not sum to one, so the results are scores, not probabilities. Only positions whose largest
+    p_i = softmax_c(s logit_ic) are the class probabilities, and `keys` (B, K, h, w) those of the last attention layer. As in
+    the paper, the weights do not sum to one, so the results are scores, not probabilities. Only positions whose largest
     probability is below `threshold` are smoothed (1.0: all positions); the others keep their probabilities.
 
     `unit`: "keys" normalises the key of each position, which gives the cosine. "channels" normalises each channel over all
@@ -95,17 +99,18 @@ def key_smoothing(
     smooth = torch.bmm(torch.bmm(p, k.transpose(1, 2)), k).view_as(logits)
     if threshold >= 1:
         return smooth
-    sure = probabilities.amax(dim=1, keepdim=True) >= threshold
-    return torch.where(sure, probabilities, smooth)
+    confident = probabilities.amax(dim=1, keepdim=True) >= threshold
+    return torch.where(confident, probabilities, smooth)
 
 
 def vote_logits(votes: Tensor, scale: float = LOGIT_SCALE, floor: float = 1e-4) -> Tensor:
-    """Logits (B, C, h, w) from the scores of `key_smoothing`: log(share of the class in the position's total) / scale.
+    """Logits (B, C, h, w) from the scores v of `key_smoothing` (not in the paper).
+
+        logit_ic = log(v_ic / sum_c v_ic) / s
 
     The best class of a position stays the best. Shares make positions comparable: raw scores grow with the number of similar
-    positions, so that bilinear upsampling would let large regions, and smoothed positions, overrule their neighbours.
-    Positions that were not smoothed get their logits back, up to a constant for each position. Shares below `floor` are
-    raised to it.
+    positions, so that in bilinear upsampling large regions and smoothed positions would override their neighbours. Positions
+    that were not smoothed get their logits back, up to a constant for each position. `floor` is the least share.
     """
     best, least = votes.amax(dim=1, keepdim=True), votes.amin(dim=1, keepdim=True)
     votes = torch.where(best > 0, votes, votes - least).clamp(min=0)  # cosines may be negative, and so may all scores
@@ -128,16 +133,18 @@ def upsample_logits(logits: Tensor, covered: tuple[int, int], image_size: tuple[
 
 
 def pseudo_labels(labels: Tensor, scores: Tensor, classes: Tensor, confidence: float | None = None, ignored: int = IGNORE_INDEX) -> Tensor:
-    """Labels (B, H, W) in which every unlabelled pixel (-1) has its best-scoring class (section 3, MaskCLIP+).
+    """Labels (B, H, W) in which each unlabelled pixel (-1) has its best-scoring class (section 3, MaskCLIP+).
+
+        label = argmax over the unlabelled classes c of score_c
 
     `classes` (U,) are the indices of the classes without labels, the only ones that are assigned; `scores` (B, U, H, W) are
     in the same order. Other pixels keep their label. Pixels whose best score is below `confidence` become `ignored`.
     """
     best, index = scores.max(dim=1)
-    guess = classes.to(index.device)[index]
+    pseudo = classes.to(index.device)[index]
     if confidence is not None:
-        guess = guess.masked_fill(best < confidence, ignored)
-    return torch.where(labels == UNLABELLED, guess, labels)
+        pseudo = pseudo.masked_fill(best < confidence, ignored)
+    return torch.where(labels == UNLABELLED, pseudo, labels)
 
 
 def cross_entropy(
@@ -162,7 +169,9 @@ def cross_entropy(
 
 
 def distillation(features: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """L1 distance (a scalar) between student features and unit teacher features (section 4, ablation).
+    """L1 distance (a scalar) of student features g and unit teacher features (section 4, ablation).
+
+        mean_i |g_i - f_i / |f_i||
 
     `features` and `teacher` are (B, D, h, w); the teacher's are resized to the student's grid. The mean is over the channels
     and over the positions in `mask` (B, H, W), reduced to the grid by nearest neighbour; it is 0 if the mask is empty.
