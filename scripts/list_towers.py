@@ -25,7 +25,7 @@ HEAD = """# Image towers
 Which of open_clip's architectures MaskCLIP can read, by name: `model.architecture=NAME model.pretrained=TAG`
 (`python -c "import open_clip; print(open_clip.list_pretrained())"` lists the tags). Every architecture was built without
 memory on the meta device and read once; that a reading is right is tested on small towers of each kind, against the
-library's own forward pass (`tests/clip/test_adapters.py`).
+library's own forward pass (`tests/clip/test_anatomy.py`).
 
 Towers with a class token, or with the mean of the patches, have all strategies. Where attention with a learned query pools
 the tokens (SigLIP, PE, CoCa) that pooling is the last attention layer, and its values are read, as those of CLIP's ResNets are;

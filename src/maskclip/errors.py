@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-MAX_CHARACTERS = 60
+LONGEST = 60
 """Longer values are shortened in messages."""
 
 
@@ -53,9 +53,9 @@ def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
 
 def changes(keys: Iterable[str], before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Describe changed values for a message: "task.lr was 0.02, is 0.01; seed was 0, is 1"."""
-    return "; ".join(f"{key} was {_shortened(before.get(key))}, is {_shortened(now.get(key))}" for key in keys)
+    return "; ".join(f"{key} was {_brief(before.get(key))}, is {_brief(now.get(key))}" for key in keys)
 
 
-def _shortened(value: Any) -> str:
+def _brief(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= MAX_CHARACTERS else f"{text[: MAX_CHARACTERS - 3]}..."
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."

@@ -134,7 +134,7 @@ def _reason(path: Path, cause: OSError) -> str:
 
 
 def is_full(error: OSError) -> bool:
-    """Whether the error means that the disk or the user's quota is full."""
+    """Whether the disk or the user's share of it is full."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 

@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 
 from maskclip.errors import is_count, is_number, is_probability, require
-from maskclip.functional import IGNORE_INDEX
 
 MEAN_COLOUR = (124, 116, 104)
 """What lies beyond the image: ImageNet's mean, which is zero once a network has normalised it."""
@@ -160,7 +159,7 @@ class TrainTransform:
         most: float = 0.75,
         flip: float = 0.5,
         colour: bool = True,
-        ignore_index: int = IGNORE_INDEX,
+        ignore_index: int = 255,
         seed: int = 0,
     ) -> None:
         sides = [crop, crop] if isinstance(crop, int) else crop

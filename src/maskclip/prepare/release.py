@@ -24,7 +24,6 @@ from tqdm import tqdm
 
 from maskclip.errors import InputError
 from maskclip.files import CHECKOUT, remove_stale, write_json, write_text
-from maskclip.functional import IGNORE_INDEX
 from maskclip.images.reading import read_mask
 from maskclip.prepare.download import BY_HAND, Archive, discard_part, fault_of, fetch, fetched_from, remaining, remove
 from maskclip.prepare.unpack import BrokenArchiveError, unpack
@@ -315,7 +314,7 @@ def report(expected: Mapping[str, int], found: Mapping[str, int], verify: bool =
         )
 
 
-def report_classes(names: Sequence[str], totals: np.ndarray, first: int = 0, ignored: int = IGNORE_INDEX) -> None:
+def report_classes(names: Sequence[str], totals: np.ndarray, first: int = 0, ignored: int = 255) -> None:
     """Print which share of the labelled pixels each class has; class `names[0]` is stored as the value `first`."""
     counts = totals[first : first + len(names)]
     labelled = max(1, int(counts.sum()))
@@ -333,7 +332,7 @@ def finish(
     masks: Sequence[Path],
     names: Sequence[str],
     first: int = 0,
-    ignored: int = IGNORE_INDEX,
+    ignored: int = 255,
 ) -> None:
     """Print what the masks hold and how many images each split has, and deal with the archives in `root`/downloads.
 
