@@ -47,7 +47,7 @@ def require(valid: bool, key: str, value: Any, expected: str) -> None:
 
 
 def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Keys whose values differ between two mappings, or that only one of them has."""
+    """Keys whose values differ between two mappings; a missing key counts as None."""
     return [key for key in {**before, **now} if before.get(key) != now.get(key)]
 
 

@@ -1,4 +1,4 @@
-"""The shipped asset: small, whole, and only what was trained."""
+"""The weights that ship with the project."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dense features against open_clip's own forward pass and against the identity that defines MaskCLIP."""
+"""Dense features against open_clip's forward pass and against the definition of MaskCLIP."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def grid_of(tokens: Tensor, clip: DenseCLIP, size: int) -> Tensor:
 
 
 @torch.no_grad()
-def test_plain_vit_is_open_clips_own(vit: CLIP) -> None:
+def test_clip_on_a_vit_equals_open_clip(vit: CLIP) -> None:
     clip = DenseCLIP(vit.visual, "clip")
     image = torch.rand(2, 3, 32, 32)
     vit.visual.output_tokens = True
@@ -39,7 +39,7 @@ def test_plain_vit_is_open_clips_own(vit: CLIP) -> None:
 
 
 @torch.no_grad()
-def test_plain_resnet_is_open_clips_own(resnet: CLIP) -> None:
+def test_clip_on_a_resnet_equals_open_clip(resnet: CLIP) -> None:
     clip = DenseCLIP(resnet.visual, "clip")
     image = torch.rand(2, 3, 64, 64)
     dense = clip.tower
@@ -63,7 +63,7 @@ def test_maskclip_is_the_last_block_with_every_token_attending_to_itself(vit: CL
 
 
 @torch.no_grad()
-def test_value_is_the_projected_values_alone(vit: CLIP) -> None:
+def test_value_is_the_output_projection_of_the_values(vit: CLIP) -> None:
     image = torch.rand(1, 3, 32, 32)
     clip = DenseCLIP(vit.visual, "value")
     dense = clip.tower
@@ -91,7 +91,7 @@ def test_resnet_values_are_two_1x1_convolutions(resnet: CLIP) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (9, 8), (37, 91), (32, 200)])
-def test_any_size_goes(any_clip: CLIP, height: int, width: int) -> None:
+def test_images_of_any_size(any_clip: CLIP, height: int, width: int) -> None:
     clip = DenseCLIP(any_clip.visual)
     features, keys = clip(torch.rand(1, 3, height, width), with_keys=True)
     covered = clip.covered_size(height, width)
@@ -111,7 +111,7 @@ def test_padding_is_the_mean_colour(vit: CLIP) -> None:
     torch.testing.assert_close(clip(image)[0], clip(padded)[0], atol=1e-6, rtol=1e-5)
 
 
-def test_frozen_means_frozen(any_clip: CLIP) -> None:
+def test_a_dense_clip_stays_frozen(any_clip: CLIP) -> None:
     clip = DenseCLIP(any_clip.visual)
     container = torch.nn.Sequential(clip).train()
     assert not clip.training and container.training
@@ -119,7 +119,7 @@ def test_frozen_means_frozen(any_clip: CLIP) -> None:
     assert not any(parameter.requires_grad for parameter in clip.parameters())
 
 
-def test_strategies_that_a_tower_does_not_have(vit: CLIP, resnet: CLIP) -> None:
+def test_unsupported_strategies(vit: CLIP, resnet: CLIP) -> None:
     with pytest.raises(InputError, match=r"unknown strategy 'values'.*clip, maskclip, value, sclip"):
         DenseCLIP(vit.visual, "values")
     with pytest.raises(InputError, match=r"a ResNet, does not support model.strategy=naclip: choose one of clip, maskclip, value"):

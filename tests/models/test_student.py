@@ -1,3 +1,5 @@
+"""Students: classifier, sizes, saving and loading."""
+
 from __future__ import annotations
 
 import errno

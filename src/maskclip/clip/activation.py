@@ -42,7 +42,7 @@ def trained_with_quick_gelu(path: Path, names: Iterable[str]) -> bool | None:
         return True
     if path.name in HUB_FILES and (path.parent / HUB_CONFIG).is_file():
         return _of_config(path.parent / HUB_CONFIG)
-    return _published().get(_sha256(path)[:8])
+    return published_activations().get(_sha256(path)[:8])
 
 
 def _of_config(path: Path) -> bool | None:
@@ -52,7 +52,7 @@ def _of_config(path: Path) -> bool | None:
         return None
 
 
-def _published() -> dict[str, bool]:
+def published_activations() -> dict[str, bool]:
     """Whether weights in open_clip's list use QuickGELU, by the first 8 digits of their SHA-256, with which the file names end."""
     quick_gelu = {}
     for architecture, tag in open_clip.list_pretrained():

@@ -74,7 +74,7 @@ def _load_file(architecture: str, path: Path, with_text: bool) -> CLIP:
     tensors, openai = read_tensors(path), is_torchscript(path)
     if openai or twin_of(architecture) is not None:
         _check_activation(architecture, str(path), True if openai else trained_with_quick_gelu(path, tensors))
-    if not openai and len(_normalisations(architecture)) > 1:
+    if not openai and len(normalisations_of(architecture)) > 1:
         warnings.warn(
             f"{path} does not record the image normalisation that {architecture} was trained with: OpenAI's mean and standard "
             "deviation are used. If that is wrong, set model.normalisation to half, imagenet or none",
@@ -126,11 +126,12 @@ def _without_text(architecture: str) -> dict[str, Any]:
 
 def normalisation_of(architecture: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of RGB in 0..1 that all pretrained weights of an architecture share, otherwise OpenAI's."""
-    shared = _normalisations(architecture)
+    shared = normalisations_of(architecture)
     return shared.pop() if len(shared) == 1 else (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
 
 
-def _normalisations(architecture: str) -> set[tuple[tuple[float, ...], tuple[float, ...]]]:
+def normalisations_of(architecture: str) -> set[tuple[tuple[float, ...], tuple[float, ...]]]:
+    """The different means and standard deviations of an architecture's pretrained weights."""
     tags = [open_clip.get_pretrained_cfg(architecture, tag) for tag in open_clip.list_pretrained_tags_by_model(architecture)]
     return {(tuple(tag["mean"]), tuple(tag["std"])) for tag in tags if tag.get("mean") and tag.get("std")}
 
