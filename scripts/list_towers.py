@@ -62,7 +62,7 @@ def survey(architecture: str) -> Row:
             return Row(kind, "", "none")
         features, _ = clip(torch.empty(1, 3, 224, 224), with_keys=True)
         covered = clip.covered_size(224, 224)
-    strategies = clip.reader.strategies
+    strategies = clip.strategies
     return Row(kind, str(round(covered[0] / features.shape[2])), ALL if len(strategies) > 5 else ", ".join(strategies))
 
 

@@ -1,4 +1,4 @@
-"""Writing that survives kills: what a killed process left is removed, what others are writing is not."""
+"""Atomic writing: a killed process leaves no damaged file, and its partial files are removed later."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from models.test_student import student as make_student
 from PIL import Image
 from support.full_disk import no_room
+from support.students import small_student
 
 from maskclip import InputError, Vocabulary
 from maskclip.clip.text_embeddings import save_text
@@ -41,16 +41,16 @@ def test_replacing_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
     assert path.read_text() == "old" and list(path.parent.iterdir()) == [path]
 
 
-def test_stale_files_are_those_of_processes_that_are_gone(tmp_path: Path) -> None:
+def test_stale_files_are_those_of_ended_processes(tmp_path: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     alive = os.getppid()
     old = time.time() - 7200
     files = {
         f".a.png.{HOST}-{ended.pid}.partial": None,
-        f".b.png.{HOST}-{os.getpid()}.partial": None,  # of the process that had this number before
+        f".b.png.{HOST}-{os.getpid()}.partial": None,  # of an earlier process with the same id
         f".c.png.{HOST}-{alive}.partial": old,
-        f".d.png.00000000-{ended.pid}.partial": old,  # another machine's
+        f".d.png.00000000-{ended.pid}.partial": old,  # of another machine
         f".{HOST}-{ended.pid}-0123abcd.partial": None,
     }
     kept = {f".e.png.{HOST}-{alive}.partial": None, f".f.png.00000000-{ended.pid}.partial": None, ".g.png.12.part": old, "h.partial": old}
@@ -64,8 +64,8 @@ def test_stale_files_are_those_of_processes_that_are_gone(tmp_path: Path) -> Non
         assert {path.name for path in (tmp_path / "sub").iterdir()} == {*kept, partial.name}
 
 
-def test_files_that_are_begun_while_stale_ones_are_looked_for_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other threads of this process begin to write after `remove_stale` has begun."""
+def test_files_that_are_created_during_the_search_for_stale_files_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other threads of this process start to write after `remove_stale` has started."""
     real, path = os.walk, tmp_path / "a.txt"
     with ExitStack() as writing_later:
 
@@ -79,7 +79,7 @@ def test_files_that_are_begun_while_stale_ones_are_looked_for_stay(tmp_path: Pat
 
 
 def test_stale_files_that_cannot_be_removed_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of another user, in a shared cache with the sticky bit."""
+    """Files of another user, in a shared cache with the sticky bit."""
     paths = [tmp_path / f".00000000-1-{number}.partial" for number in range(3)]
     for path in paths:
         path.touch()
@@ -96,7 +96,7 @@ def test_stale_files_that_cannot_be_removed_stay(tmp_path: Path, monkeypatch: py
     assert list(tmp_path.iterdir()) == [paths[1]]
 
 
-def test_disks_without_modes_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writing_to_disks_without_modes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Some mounts (FAT, CIFS, FUSE) refuse every chmod."""
 
     def chmod(path: Path, *_: Any, **__: Any) -> None:
@@ -107,7 +107,7 @@ def test_disks_without_modes_can_be_written(tmp_path: Path, monkeypatch: pytest.
     assert (tmp_path / "a.txt").read_text() == "new"
 
 
-def test_any_name_that_the_disk_takes_can_be_written(tmp_path: Path) -> None:
+def test_writing_a_file_with_the_longest_name(tmp_path: Path) -> None:
     path = tmp_path / ("ü" * 125 + "a.txt")  # 255 bytes
     write_text(path, "new")
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
@@ -130,14 +130,14 @@ def test_partials_can_be_discarded(tmp_path: Path) -> None:
 WRITERS: dict[str, Callable[[Path], None]] = {
     "text": lambda path: write_text(path, "x" * 100_000),
     "json": lambda path: write_json(path, ["x" * 100_000]),
-    "picture": lambda path: write_atomically(Image.effect_noise((300, 300), 99), path.with_suffix(".png")),
+    "image": lambda path: write_atomically(Image.effect_noise((300, 300), 99), path.with_suffix(".png")),
     "arrays": lambda path: write_arrays(path, np.savez, a=np.zeros(100_000)),
     "checkpoint": lambda path: AtomicCheckpoints().save_checkpoint({"a": torch.zeros(100_000)}, path),
     "text embeddings": lambda path: save_text(path, torch.zeros(2, 50_000), Vocabulary(["cat", "dog"]), {}),
-    "student": lambda path: make_student().save(path),
+    "student": lambda path: small_student().save(path),
     "tiny CLIP": lambda path: save_weights({"token_embedding.weight": torch.zeros(500, 500)}, torch.arange(500), path, {}),
 }
-"""All writers of files: each a file of more than 8 kB."""
+"""All writers of files; each writes more than 8 kB."""
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -151,13 +151,13 @@ def test_modes_follow_the_umask(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_full_disk_is_one_sentence_for_every_writer(tmp_path: Path, name: str) -> None:
+def test_a_full_disk_raises_an_input_error_in_every_writer(tmp_path: Path, name: str) -> None:
     with no_room(), pytest.raises(InputError, match=rf"cannot write {tmp_path}/a.*: File too large"):
         WRITERS[name](tmp_path / "a")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_what_an_encoder_cannot_do_is_not_the_disks_fault(tmp_path: Path) -> None:
+def test_errors_of_encoders_propagate_unchanged(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="too wide") as caught, replacing(tmp_path / "a"):
         raise OSError("too wide")
     assert not isinstance(caught.value, InputError)
@@ -168,7 +168,7 @@ def test_what_an_encoder_cannot_do_is_not_the_disks_fault(tmp_path: Path) -> Non
     ["runs/a-1.ckpt", "/my photos [2]/{a}", "it's", 'a"b', "a\\", 'a\\"b', "123", "ü/a,b", "a=b", "*.jpg", "~/a", "a #b", "$HOME"],
 )
 def test_paths_in_messages_can_be_pasted(path: str) -> None:
-    """The shell and Hydra's parser give the path back."""
+    """The shell and Hydra's parser return the same path."""
     (word,) = shlex.split(f"model.checkpoint={quoted(Path(path))}")
     override = OverridesParser.create().parse_override(word)
     assert (override.key_or_group, override.value()) == ("model.checkpoint", path)
@@ -176,14 +176,14 @@ def test_paths_in_messages_can_be_pasted(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "said"), [(errno.ENOSPC, "the disk is full, at a.png"), (errno.EACCES, "cannot write a.png: Permission")]
+    ("number", "message"), [(errno.ENOSPC, "the disk is full, at a.png"), (errno.EACCES, "cannot write a.png: Permission")]
 )
-def test_what_goes_wrong_in_writing_is_a_sentence(number: int, said: str) -> None:
-    with pytest.raises(InputError, match=said), writing(Path("a.png")):
+def test_messages_of_failed_writes(number: int, message: str) -> None:
+    with pytest.raises(InputError, match=message), writing(Path("a.png")):
         raise OSError(number, os.strerror(number))
 
 
-def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path) -> None:
+def test_a_file_in_place_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "words.txt").write_text("cat")
     with pytest.raises(InputError, match=r"cannot write .*words\.txt/x\.pt: .*words\.txt is a file, not a folder"):
         write_text(tmp_path / "words.txt" / "x.pt", "")

@@ -1,15 +1,13 @@
-"""The equations against hand-computed tables, loops and identities."""
+"""The equations against tables computed by hand, loops and identities."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pytest
 import torch
+from support.largest import Largest
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from maskclip.functional import (
     IGNORE_INDEX,
@@ -38,8 +36,8 @@ def test_cosine_logits_by_hand() -> None:
     torch.testing.assert_close(cosine_logits(features, text), expected)
 
 
-def test_prompt_denoising_removes_only_what_is_nowhere_sure() -> None:
-    # three positions, three classes: class 0 is sure once (0.7), class 1 just not (0.49), class 2 never
+def test_prompt_denoising_removes_classes_below_the_threshold() -> None:
+    # three positions and classes: the largest probabilities are 0.7, 0.49 and 0.1
     logits = logits_of([[0.7, 0.2, 0.1], [0.46, 0.49, 0.05], [0.6, 0.3, 0.1]])
     before = logits.clone()
     result = prompt_denoising(logits, 0.5)
@@ -48,12 +46,12 @@ def test_prompt_denoising_removes_only_what_is_nowhere_sure() -> None:
     assert torch.equal(logits, before)
 
 
-def test_prompt_denoising_leaves_an_image_of_which_nothing_is_sure() -> None:
+def test_prompt_denoising_keeps_all_classes_if_none_reaches_the_threshold() -> None:
     logits = logits_of([[0.4, 0.3, 0.3], [0.34, 0.33, 0.33]])
     assert torch.equal(prompt_denoising(logits, 0.5), logits)
 
 
-def test_prompt_denoising_as_released_removes_all() -> None:
+def test_prompt_denoising_of_the_released_code_removes_all() -> None:
     logits = logits_of([[0.4, 0.3, 0.3], [0.34, 0.33, 0.33]])
     assert (prompt_denoising(logits, 0.5, keep_if_all_unsure=False) == REMOVED).all()
 
@@ -67,7 +65,7 @@ def test_best_word_by_hand() -> None:
     assert torch.equal(logits, before)
 
 
-def test_best_word_hands_the_gradient_to_the_word() -> None:
+def test_best_word_passes_the_gradient_to_the_best_word() -> None:
     logits = torch.tensor([0.1, 0.7, 0.3]).view(1, 3, 1, 1).requires_grad_()
     best_word(logits, [2, 1])[:, 0].sum().backward()
     assert logits.grad is not None and logits.grad.flatten().tolist() == [0, 1, 0]
@@ -90,7 +88,7 @@ def test_key_smoothing_by_hand() -> None:
     torch.testing.assert_close(key_smoothing(logits, keys)[0, :, 0].T, expected)
 
 
-def test_key_smoothing_leaves_sure_positions() -> None:
+def test_key_smoothing_skips_confident_positions() -> None:
     logits = logits_of([[0.9, 0.1], [0.6, 0.4]])
     keys = torch.ones(1, 3, 1, 2)
     result = key_smoothing(logits, keys, threshold=0.8)[0, :, 0].T
@@ -104,7 +102,7 @@ def test_key_smoothing_with_equal_keys_is_constant() -> None:
     torch.testing.assert_close(result, expected)
 
 
-def test_key_smoothing_equals_the_written_sum() -> None:
+def test_key_smoothing_equals_the_double_sum() -> None:
     logits, keys = torch.randn(1, 3, 2, 3, dtype=torch.float64) / 50, torch.randn(1, 4, 2, 3, dtype=torch.float64)
     p, k = (100 * logits).softmax(1).flatten(2)[0], keys.flatten(2)[0]
     expected = torch.zeros_like(p)
@@ -115,39 +113,28 @@ def test_key_smoothing_equals_the_written_sum() -> None:
     torch.testing.assert_close(key_smoothing(logits, keys).flatten(2)[0], expected)
 
 
-def test_key_smoothing_with_units_over_positions() -> None:
+def test_key_smoothing_with_channels_normalised_over_positions() -> None:
     logits, keys = torch.randn(1, 3, 2, 3, dtype=torch.float64) / 50, torch.randn(1, 4, 2, 3, dtype=torch.float64)
     p, k = (100 * logits).softmax(1).flatten(2)[0], keys.flatten(2)[0]
     unit = k / (k**2).sum(1, keepdim=True).sqrt()  # every channel over the six positions
     torch.testing.assert_close(key_smoothing(logits, keys, unit="channels").flatten(2)[0], p @ (unit.T @ unit))
 
 
-def test_refinement_changes_nothing_in_place() -> None:
+def test_refinements_do_not_change_their_arguments() -> None:
     logits, keys = torch.randn(1, 3, 4, 4) / 50, torch.randn(1, 6, 4, 4)
     before = logits.clone(), keys.clone()
     vote_logits(key_smoothing(prompt_denoising(logits, 0.9), keys, 0.6))
     assert torch.equal(logits, before[0]) and torch.equal(keys, before[1])
 
 
-class Largest(TorchDispatchMode):
-    """Remembers how many numbers the largest tensor held that any operation made."""
-
-    numbers = 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = function(*args, **(kwargs or {}))
-        self.numbers = max([self.numbers, *(t.numel() for t in tree_leaves(result) if isinstance(t, Tensor))])
-        return result
-
-
 def test_key_smoothing_needs_no_matrix_of_positions() -> None:
-    """A million positions: the full matrix would hold 10^12 numbers, the keys alone hold 10^6 x 64."""
+    """With a million positions the full matrix would have 10^12 values; the keys have 64 x 10^6."""
     with torch.device("meta"), Largest() as largest:
         key_smoothing(torch.empty(1, 10, 1000, 1000), torch.empty(1, 64, 1000, 1000), threshold=0.5)
-    assert largest.numbers == 64 * 1000 * 1000
+    assert largest.values == 64 * 1000 * 1000
 
 
-def test_votes_become_comparable_logits() -> None:
+def test_vote_logits_keep_the_best_class() -> None:
     logits, keys = torch.randn(2, 5, 4, 3) / 30, torch.randn(2, 8, 4, 3)
     votes = key_smoothing(logits, keys, threshold=0.5)
     result = vote_logits(votes)
@@ -157,12 +144,12 @@ def test_votes_become_comparable_logits() -> None:
     torch.testing.assert_close(by_hand, torch.tensor([0.75, 0.25, 0.1]).log() / 10)
 
 
-def test_votes_that_are_all_negative_keep_their_best_class() -> None:
+def test_negative_votes_keep_their_best_class() -> None:
     votes = torch.tensor([[-0.2, -0.1, -0.4], [-3.0, -2.0, -1.0], [0.0, -1.0, -2.0]]).T[None, :, None, :]
     assert vote_logits(votes).argmax(1).flatten().tolist() == [1, 2, 0]
 
 
-def test_positions_that_are_left_alone_keep_their_logits() -> None:
+def test_positions_that_are_not_smoothed_keep_their_logits() -> None:
     logits = torch.randn(1, 3, 2, 2) / 100
     result = vote_logits(key_smoothing(logits, torch.randn(1, 4, 2, 2), threshold=0.0))
     difference = result - logits
@@ -178,8 +165,8 @@ def test_pseudo_labels_by_hand() -> None:
     assert labels.tolist() == [[[3, IGNORE_INDEX, UNLABELLED, UNLABELLED]]]
 
 
-def test_upsampling_cuts_off_the_padding() -> None:
-    columns = torch.arange(4.0).expand(1, 1, 2, 4)  # a ramp over 4 cells of 8 pixels, the image is 27 wide
+def test_upsampling_crops_the_padding() -> None:
+    columns = torch.arange(4.0).expand(1, 1, 2, 4)  # a ramp over 4 cells of 8 pixels; the image is 27 pixels wide
     result = upsample_logits(columns, (16, 32), (13, 27))
     assert result.shape == (1, 1, 13, 27)
     expected = ((torch.arange(27) + 0.5) / 8 - 0.5).clamp(0, 3)  # pixel centres, in cells

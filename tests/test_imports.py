@@ -1,4 +1,4 @@
-"""Imports point down only: the package itself loads neither Hydra nor Lightning."""
+"""The package loads neither Hydra nor Lightning, and a student needs no CLIP."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from pathlib import Path
 
 from conftest import ROOT
 
+import maskclip
 from maskclip import Student
+
+
+def test_every_public_name_is_importable() -> None:
+    assert all(getattr(maskclip, name).__module__.startswith("maskclip.") for name in maskclip.__all__)
 
 
 def test_importing_the_package_loads_no_framework() -> None:
@@ -18,8 +23,8 @@ def test_importing_the_package_loads_no_framework() -> None:
     assert result.stdout.split() == []
 
 
-def test_a_student_loads_where_nothing_else_is(tmp_path: Path) -> None:
-    """From an exported folder to labels without Hydra, Lightning, open_clip and what comes with them."""
+def test_a_student_loads_without_frameworks_and_open_clip(tmp_path: Path) -> None:
+    """From an exported folder to labels, without Hydra, Lightning, open_clip and their dependencies."""
     model = Student({"names": ["cat", "sky"]}, 8, "fpn", "resnet18", None, decoder_pyramid_channels=8, encoder_depth=4)
     model.save(tmp_path / "student")
     code = """

@@ -1,4 +1,4 @@
-"""Warnings about data appear once a run, with any number of loader processes."""
+"""Warnings about data are logged once in a run, with any number of loader processes."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ def test_forked_processes_warn_once_together(caplog: pytest.LogCaptureFixture) -
         process.join()
     notices.warn_once("dark", "too dark")
     notices.warn_once("turned", "turned images")
-    assert caplog.messages == ["turned images"]  # a child has logged the other one
+    assert caplog.messages == ["turned images"]  # a child process has logged the other one
     notices.reset()

@@ -1,4 +1,4 @@
-"""What the paper found is there to be seen with the shipped weights, on the validation split of the textures world."""
+"""The shipped weights show the paper's findings on the validation split of the textures world."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> SegmentationDataset:
-    """The very images that the demo and the model card use."""
+    """The images of the demo and the model card."""
     root: Path = tmp_path_factory.mktemp("val")
     write_textures(root, [(0, 0, 0)] * 13, train=0, val=100)
     return SegmentationDataset(root, "JPEGImages/%.jpg", 13, "SegmentationClass/%.png", "ImageSets/Segmentation/val.txt")

@@ -1,4 +1,4 @@
-"""Process-wide settings when threads enter and leave in any order, and when the user has set them."""
+"""Overrides of process-wide settings by several threads, and after the user has changed the settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from maskclip import Protocol, predict
 from maskclip.clip import loading
 from maskclip.inference import precision
 from maskclip.models.maskclip import MaskCLIP
-from maskclip.process_wide import Held
+from maskclip.process_wide import SettingOverride
 
 NEW_API = pytest.mark.skipif(not precision.FP32_PRECISION, reason="torch before 2.9")
 
@@ -40,40 +40,40 @@ def state() -> tuple[object, ...]:
     return levels, tuple(switch.fp32_precision for switch, _ in new_api()) or torch.get_float32_matmul_precision()
 
 
-@pytest.mark.parametrize("held", [precision.FULL_PRECISION, loading.QUIET], ids=["products", "loggers"])
-def test_the_last_to_leave_restores_what_the_first_found(held: Held[Any]) -> None:
+@pytest.mark.parametrize("override", [precision.FULL_PRECISION, loading.QUIET], ids=["products", "loggers"])
+def test_the_last_exit_restores_the_value_before_the_first_entry(override: SettingOverride[Any]) -> None:
     torch.set_float32_matmul_precision("high")
     logging.getLogger().setLevel(logging.INFO)
     before = state()
-    held.__enter__()  # one thread
-    held.__enter__()  # another one, which leaves after the first
+    override.__enter__()  # one thread
+    override.__enter__()  # another one, which leaves last
     inside = state()
     assert inside != before
-    held.__exit__()
+    override.__exit__()
     assert state() == inside
-    held.__exit__()
+    override.__exit__()
     assert state() == before
     logging.getLogger().setLevel(logging.WARNING)
 
 
-def test_threads_predict_what_one_thread_predicts_and_leave_no_switch_changed(tiny: MaskCLIP) -> None:
+def test_threads_predict_the_same_labels_and_restore_all_settings(tiny: MaskCLIP) -> None:
     torch.set_float32_matmul_precision("high")
     before, fast = state(), torch.backends.mha.get_fastpath_enabled()
     images = [torch.rand(3, 8 * rows, 8 * columns) for rows, columns in ((12, 12), (5, 20), (9, 7), (20, 3))]
     expected = [predict(tiny, [image])[0].labels for image in images]
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda number: predict(tiny, [images[number % 4]])[0].labels, range(40)))
-    assert all(torch.equal(labels, expected[number % 4]) for number, labels in enumerate(found))
+        predicted = list(pool.map(lambda number: predict(tiny, [images[number % 4]])[0].labels, range(40)))
+    assert all(torch.equal(labels, expected[number % 4]) for number, labels in enumerate(predicted))
     assert state() == before and torch.backends.mha.get_fastpath_enabled() == fast
 
 
-def test_what_somebody_else_sets_meanwhile_stays() -> None:
-    setting = ["theirs"]
-    held = Held(lambda: setting[0], lambda value: setting.__setitem__(0, value), "ours")
-    with pytest.raises(ZeroDivisionError), held:
+def test_changes_by_other_code_stay() -> None:
+    setting = ["initial"]
+    override = SettingOverride(lambda: setting[0], lambda value: setting.__setitem__(0, value), "override")
+    with pytest.raises(ZeroDivisionError), override:
         1 / 0  # noqa: B018
-    assert setting == ["theirs"]
-    with held:
+    assert setting == ["initial"]
+    with override:
         setting[0] = "new"
     assert setting == ["new"]
 
@@ -86,13 +86,13 @@ def test_predictions_after_the_user_has_set_the_precision_of_products(tiny: Mask
     switch, value = new_api()[number]
     switch.fp32_precision = value
     before = state()
-    found = predict(tiny, [image], Protocol(), ("confidence",))[0]
+    prediction = predict(tiny, [image], Protocol(), ("confidence",))[0]
     assert state() == before
-    assert (found.labels == expected.labels).float().mean() > 0.99
+    assert (prediction.labels == expected.labels).float().mean() > 0.99
 
 
 @NEW_API
-def test_what_was_inherited_is_inherited_again() -> None:
+def test_inherited_settings_are_inherited_afterwards() -> None:
     backends: Any = torch.backends
     backends.fp32_precision = "tf32"
     with precision.FULL_PRECISION:
@@ -103,8 +103,8 @@ def test_what_was_inherited_is_inherited_again() -> None:
 
 def test_torch_before_2_9(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "FP32_PRECISION", [])
-    held = Held(precision._matmul_precision, precision._set_matmul_precision, ("highest",))
+    override = SettingOverride(precision._matmul_precision, precision._set_matmul_precision, ("highest",))
     torch.set_float32_matmul_precision("medium")
-    with held:
+    with override:
         assert torch.get_float32_matmul_precision() == "highest"
     assert torch.get_float32_matmul_precision() == "medium"

@@ -123,7 +123,7 @@ def operations(architecture: str, size: Size) -> dict[str, int]:
     counts = {}
     with torch.device("meta"), torch.no_grad():
         tower = create(architecture, with_text=False).visual
-        strategies = [name for name in DenseCLIP(tower).reader.strategies if name != "proxyclip"]  # it depends on the proxy
+        strategies = [name for name in DenseCLIP(tower).strategies if name != "proxyclip"]  # it depends on the proxy
         for name, keys in [*((name, False) for name in strategies), ("maskclip", True)]:
             clip = DenseCLIP(tower, name).to("meta")
             with FlopCounterMode(display=False) as counter:

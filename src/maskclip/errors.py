@@ -1,4 +1,7 @@
-"""Errors in the input: the exception, the checks of settings that raise it, and the text for settings that changed between two runs."""
+"""`InputError`, the exception for problems that the user can fix, and the checks of settings that raise it.
+
+Programs print its message without a traceback and exit.
+"""
 
 from __future__ import annotations
 
@@ -9,24 +12,27 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 LONGEST = 60
-"""Characters of a value in a message."""
+"""Longer values are shortened in messages."""
 
 
 class InputError(ValueError):
-    """Invalid input. The message names the file or key, what was expected and what to do. Programs print it and exit with status 2."""
+    """A setting or a file is missing, invalid or does not fit.
+
+    The message names the file or key, the value, what was expected and how to fix it.
+    """
 
     def __init__(self, message: str) -> None:
-        # a DataLoader's worker passes an error on by making another one from its printed traceback
+        # a DataLoader re-raises the error of a worker with the worker's whole traceback as the message
         super().__init__(message.rsplit("InputError: ", 1)[-1].strip() if "Original Traceback" in message else message)
 
 
 def is_number(value: Any) -> bool:
-    """Whether `value` is a finite int or float. A bool is not a number here."""
+    """Whether `value` is a finite int or float (not a bool)."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def is_count(value: Any, least: int = 1) -> bool:
-    """Whether it is an int, and not below `least`."""
+    """Whether `value` is an int (not a bool), at least `least`."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
@@ -36,18 +42,18 @@ def is_probability(value: Any) -> bool:
 
 
 def require(valid: bool, key: str, value: Any, expected: str) -> None:
-    """Raise `InputError` with the key, its value and the expected kind of value, unless `valid`."""
+    """Raise `InputError` unless `valid`: "key=value: give `expected`"."""
     if not valid:
         raise InputError(f"{key}={'null' if value is None else value}: give {expected}")
 
 
 def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The keys whose values differ between two mappings. A missing key counts as None."""
+    """Keys whose values differ between two mappings; a missing key counts as None."""
     return [key for key in {**before, **now} if before.get(key) != now.get(key)]
 
 
 def changes(keys: Iterable[str], before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Text that lists the old and new values of `keys`, such as "task.lr was 0.02, is 0.01; seed was 0, is 1"."""
+    """Describe changed values for a message: "task.lr was 0.02, is 0.01; seed was 0, is 1"."""
     return "; ".join(f"{key} was {_brief(before.get(key))}, is {_brief(now.get(key))}" for key in keys)
 
 

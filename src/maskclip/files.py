@@ -1,4 +1,4 @@
-"""Files, written so that a kill at any moment leaves the old one or the new one."""
+"""Reading and writing files. Writing is atomic: a process killed at any moment leaves the old file or the new one."""
 
 from __future__ import annotations
 
@@ -20,11 +20,17 @@ from pathlib import Path
 from maskclip.errors import InputError, is_full
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-"""The root of the checkout, which contains conf/ and data/."""
+"""The root of the checkout, with conf/ and data/."""
+
 HOST = f"{zlib.crc32(platform.node().encode()):08x}"
+"""Names this machine in partial files."""
+
 PARTIAL = re.compile(r"\.(?:.+\.)?([0-9a-f]{8})-(\d+)(?:-[0-9a-f]+)?\.partial")
-FORGOTTEN = 3600.0
-"""After so many seconds without a write a file that is being written is not, whoever began it."""
+"""Names of partial files, with host and process id."""
+
+STALE_SECONDS = 3600.0
+"""A partial file that was not written to for this long is stale, whichever machine wrote it."""
+
 BYTE_ORDER_MARKS = {  # UTF-32 first: its little-endian mark begins with that of UTF-16
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -32,18 +38,17 @@ BYTE_ORDER_MARKS = {  # UTF-32 first: its little-endian mark begins with that of
     codecs.BOM_UTF16_BE: "utf-16",
 }
 
-_partials: dict[str, Path] = {}  # the files that this process is writing, by name
+_partials: dict[str, Path] = {}  # by name, the partial files of this process
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A partial file beside `path` to write to. It is renamed to `path` in the end, or removed if writing fails.
+    """Yield a partial file next to `path`, and rename it to `path` on exit. Remove it if the block raises.
 
-    Parent folders are created, and the file's mode follows the umask whatever the writer does. Threads, processes and
-    machines may write the same file at once: the last one wins. Raises `InputError` if the disk is full or the file
-    cannot be written.
+    Parent folders are created, and the file's mode follows the umask. Threads, processes and machines may write the same
+    file at the same time: the last one wins. Raises `InputError` if the disk is full or the file cannot be written.
     """
-    # a fixed length: whatever name the file system takes for `path`, it takes for the partial file
+    # a short name of fixed length, so that the file system accepts it whenever it accepts `path`
     partial = path.with_name(f".{HOST}-{os.getpid()}-{secrets.token_hex(4)}.partial")
     _partials[partial.name] = partial
     try:
@@ -66,30 +71,30 @@ def _discard(partial: Path) -> None:
 
 
 def discard_partials() -> None:
-    """Remove the files that this process is writing. For a process that is about to end without unwinding its stack."""
+    """Remove the partial files of this process. For processes that are about to exit without unwinding the stack."""
     for partial in list(_partials.values()):
         _discard(partial)
 
 
 def remove_stale(folder: Path) -> None:
-    """Remove what killed processes left half-written in `folder` and below.
+    """Remove the partial files that killed processes left in `folder` and its subfolders.
 
-    These are files named as `replacing` names them whose process on this machine is gone, or that nobody has written to
-    for an hour. Files that cannot be removed stay, such as another user's in a shared cache.
+    A partial file is stale if its process ran on this machine and has ended, or if it was not written to for an hour. Files
+    that cannot be removed, such as those of another user in a shared cache, stay.
     """
-    for place, _, names in os.walk(folder):
+    for parent, _, names in os.walk(folder):
         for name in names:
             if (match := PARTIAL.fullmatch(name)) and name not in _partials:
-                path = Path(place, name)
+                path = Path(parent, name)
                 with suppress(OSError):
-                    if (match[1] == HOST and _gone(int(match[2]))) or time.time() - path.stat().st_mtime > FORGOTTEN:
+                    if (match[1] == HOST and _has_ended(int(match[2]))) or time.time() - path.stat().st_mtime > STALE_SECONDS:
                         path.unlink()
 
 
-def _gone(process: int) -> bool:
-    if process == os.getpid():  # in a container that was started again, numbers are the same
+def _has_ended(process: int) -> bool:
+    if process == os.getpid():  # a restarted container reuses process ids; the files of this process are in `_partials`
         return True
-    if os.name == "nt":  # there os.kill ends the process instead of looking for it
+    if os.name == "nt":  # os.kill would end the process
         return False
     try:
         os.kill(process, 0)
@@ -102,16 +107,16 @@ def _gone(process: int) -> bool:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn a failed system call while writing to `path` into an `InputError`.
+    """Raise an `InputError` that names `path` if a system call fails while the block writes to it.
 
-    Errors of encoders (an `OSError` without number, as Pillow raises it) pass: the disk is not their cause.
+    Errors of encoders (`OSError` without errno, as Pillow raises them) propagate unchanged.
     """
     try:
         yield
     except InputError:
         raise
     except (OSError, RuntimeError) as error:
-        # torch.save raises a RuntimeError of its own while the OSError of the stream is handled
+        # torch.save raises a RuntimeError while it handles the OSError of the stream
         cause = error.__context__ if isinstance(error, RuntimeError) else error
         if not isinstance(cause, OSError) or cause.errno is None:
             raise
@@ -119,17 +124,17 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def _reason(path: Path, cause: OSError) -> str:
-    """Why `path` cannot be written, as a sentence."""
+    """The message for a failed system call."""
     if is_full(cause):
         return f"the disk is full, at {path}: free some space and run again"
-    file = next((place for place in (path, *path.parents) if place.is_file()), None)
+    file = next((parent for parent in (path, *path.parents) if parent.is_file()), None)
     if file is not None and cause.errno in (errno.EEXIST, errno.ENOTDIR):
         return f"cannot write {path}: {file} is a file, not a folder"
     return f"cannot write {path}: {cause.strerror}"
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file; atomic. Names of files that are no UTF-8 keep their bytes."""
+    """Write a UTF-8 text file; atomic. Surrogate escapes, as in file names that are not UTF-8, become their bytes again."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8", errors="surrogateescape")
 
@@ -146,21 +151,21 @@ def write_json(path: Path, content: object) -> None:
 
 
 def json_text(content: object) -> str:
-    """JSON as the project writes it: indented, letters of any script as they are."""
+    """Indented JSON with non-ASCII characters unescaped."""
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
 def read_text(path: Path, key: str, errors: str = "strict") -> str:
-    """The text of a file that a user wrote: UTF-8 with or without byte order mark, UTF-16 or UTF-32 with one.
+    """Text of a file written by a user: UTF-8 with or without byte order mark, UTF-16 or UTF-32 with one. Newlines are "\\n".
 
-    `key` is the config key that names the file, for messages. `errors="surrogateescape"` keeps bytes that are not UTF-8,
-    for lists of file names. Raises `InputError` if the file cannot be read or is in another encoding.
+    `key`: the config key that names the file, for messages. `errors="surrogateescape"` keeps bytes that are not UTF-8, for
+    lists of file names. Raises `InputError` if the file cannot be read or has another encoding.
     """
     check_readable(path, key)
     content = path.read_bytes()
     encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if content.startswith(mark)), "utf-8-sig")
     if encoding == "utf-8-sig" and b"\0" in content:
-        raise _other_encoding(path, key, "it has zero bytes, as UTF-16 without a byte order mark does")
+        raise _other_encoding(path, key, "it contains zero bytes, like UTF-16 without a byte order mark")
     try:
         text = content.decode(encoding, errors)
     except UnicodeDecodeError as cause:
@@ -169,7 +174,7 @@ def read_text(path: Path, key: str, errors: str = "strict") -> str:
 
 
 def check_readable(path: Path, key: str) -> None:
-    """Raise `InputError` if a file cannot be opened: safetensors reports a file without permission as one that does not exist."""
+    """Raise `InputError` if a file cannot be opened. safetensors reports missing permissions as a missing file."""
     try:
         path.open("rb").close()
     except OSError as cause:
@@ -177,7 +182,7 @@ def check_readable(path: Path, key: str) -> None:
 
 
 def quoted(path: Path) -> str:
-    """A path as the value of a setting in a command line, for messages: quoted for Hydra's parser and the shell if they need it."""
+    """A path as a value on the command line, for messages: quoted for Hydra's parser and the shell where necessary."""
     text = str(path)
     if not re.fullmatch(r"[\w./-]*[A-Za-z_/][\w./-]*", text, re.ASCII):
         escaped = re.sub(r'(\\*)("|$)', lambda match: 2 * match[1] + ('\\"' if match[2] else ""), text)
@@ -186,8 +191,8 @@ def quoted(path: Path) -> str:
 
 
 def _other_encoding(path: Path, key: str, why: str) -> InputError:
-    shown = shlex.quote(str(path))
+    quoted_path = shlex.quote(str(path))
     return InputError(
-        f"{path} ({key}) is not a text file in UTF-8: {why}. Save it as UTF-8, or convert it from the encoding that it has: "
-        f"iconv -f UTF-16LE -t UTF-8 {shown} > utf8.txt (or -f LATIN1)"
+        f"{path} ({key}) is not a text file in UTF-8: {why}. Save it as UTF-8, or convert it from its encoding: "
+        f"iconv -f UTF-16LE -t UTF-8 {quoted_path} > utf8.txt (or -f LATIN1)"
     )

@@ -1,4 +1,4 @@
-"""A fingerprint of weights, so that a number says which weights it is of."""
+"""SHA-256 of a model's weights. Results record it, and students and caches are checked against it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import nn
 
 
 def weights_sha256(model: nn.Module, without: str | None = None) -> str:
-    """A fingerprint of all weights: SHA-256 over names and float32 bytes in order of the names.
+    """SHA-256 (hex) of the names and float32 bytes of all tensors in the state dict, sorted by name.
 
-    Weights whose names begin with `without` do not count.
+    Tensors whose names begin with `without` are left out.
     """
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):

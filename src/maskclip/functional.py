@@ -1,7 +1,11 @@
 """The equations of MaskCLIP and MaskCLIP+ (Zhou, Loy, Dai, ECCV 2022) as pure functions of tensors.
 
-Shapes: B images, C classes, D dimensions of the text space, h x w positions of the coarse grid, H x W pixels.
-No function changes its inputs.
+They are in the order in which an image passes through them: cosines, prompt denoising, key smoothing, upsampling, pseudo
+labels, losses. None of them changes its arguments. "The released code" is the authors' code.
+
+Notation: i and j are positions of the feature map, c is a class, f_i the features of a position, k_i its key and t_c the unit
+text embedding of a class. s is the logit scale, 100 for CLIP.
+Shapes: B images, C classes, D dimensions of the text space, h x w positions, H x W pixels.
 """
 
 from __future__ import annotations
@@ -14,52 +18,58 @@ import torch.nn.functional as F
 from torch import Tensor
 
 IGNORE_INDEX = 255
-"""Label of pixels that neither the loss nor the metrics look at."""
+"""Label of pixels that count neither in the loss nor in the metrics, for up to 254 classes (8-bit masks)."""
 
 WIDE_IGNORE_INDEX = 65535
-"""The same where there are more than 254 classes and masks have 16 bits."""
+"""Label of ignored pixels for more than 254 classes (16-bit masks)."""
 
 UNLABELLED = -1
-"""Label of pixels whose class is unknown in training and is to be filled by a pseudo label."""
+"""Label of pixels that receive a pseudo label in training."""
 
 LOGIT_SCALE = 100.0
-"""CLIP's temperature: cosines are multiplied by it before every softmax inside the refinement."""
+"""s: the factor of cosines before a softmax, as CLIP has learned it."""
 
 REMOVED = -100.0
 """Logit of a class that prompt denoising has removed from an image."""
 
 
 def ignore_index(num_classes: int) -> int:
-    """The label of ignored pixels among so many classes: 255, or 65535 for more than 8 bits hold."""
+    """Return the label of ignored pixels: 255 for up to 254 classes, 65535 for more."""
     return IGNORE_INDEX if num_classes < IGNORE_INDEX else WIDE_IGNORE_INDEX
 
 
 def cosine_logits(features: Tensor, text_embeddings: Tensor) -> Tensor:
-    """Cosine between every position and every class, (B, C, h, w), in -1..1 (section 3.2).
+    """Cosines (B, C, h, w) of the features of each position and the text embeddings (section 3, MaskCLIP).
 
-    `features` (B, D, h, w) of any length, `text_embeddings` (C, D) with unit rows.
+        logit_ic = cos(f_i, t_c)
+
+    `features` (B, D, h, w) may have any length. The rows of `text_embeddings` (C, D) are unit vectors.
     """
     return torch.einsum("bdhw,cd->bchw", F.normalize(features, dim=1), text_embeddings)
 
 
 def best_word(logits: Tensor, counts: Sequence[int]) -> Tensor:
-    """Class logits (B, C, ...): the largest over the words of each class, from word logits (B, W, ...).
+    """Class logits (B, C, ...): the largest of the word logits (B, W, ...) of each class.
 
-    `counts` says how many words each class has; words of a class stand side by side, W is the sum.
+    `counts`: the number of words of each class. The words of a class are adjacent, and W is the sum of the counts.
     """
     if all(count == 1 for count in counts):
         return logits
-    owner = torch.repeat_interleave(torch.tensor(counts, device=logits.device))  # W
-    empty = logits.new_full((logits.shape[0], len(counts), *logits.shape[2:]), -torch.inf)
-    return empty.scatter_reduce(1, owner.view(1, -1, *[1] * (logits.dim() - 2)).expand_as(logits), logits, "amax")
+    class_of_word = torch.repeat_interleave(torch.tensor(counts, device=logits.device))  # W
+    index = class_of_word.view(1, -1, *[1] * (logits.dim() - 2)).expand_as(logits)
+    lowest = logits.new_full((logits.shape[0], len(counts), *logits.shape[2:]), -torch.inf)
+    return lowest.scatter_reduce(1, index, logits, "amax")
 
 
 def prompt_denoising(logits: Tensor, threshold: float = 0.5, scale: float = LOGIT_SCALE, keep_if_all_unsure: bool = True) -> Tensor:
-    """The logits (B, C, h, w) with every class removed that no position of the image is sure of (section 3.3).
+    """Logits (B, C, h, w) with -100 for the classes that are probably not in the image (section 3, prompt denoising).
 
-    A class goes (its logits become -100) where the largest of its probabilities over the image is below `threshold`.
-    An image in which that is so of all classes is left as it is, as there would be nothing to say about it; the
-    released code (`keep_if_all_unsure` False) removes them all, and the first class wins everywhere.
+    A class is removed if its largest probability in the image is below `threshold`:
+
+        max_i softmax_c(s logit_ic) < threshold
+
+    If this removes all classes, the image keeps all of them. The released code removes them all
+    (`keep_if_all_unsure=False`), which makes the argmax class 0 everywhere.
     """
     peak = (scale * logits).softmax(dim=1).amax(dim=(2, 3), keepdim=True)  # B x C x 1 x 1
     unsure = peak < threshold
@@ -71,63 +81,70 @@ def prompt_denoising(logits: Tensor, threshold: float = 0.5, scale: float = LOGI
 def key_smoothing(
     logits: Tensor, keys: Tensor, threshold: float = 1.0, scale: float = LOGIT_SCALE, unit: Literal["keys", "channels"] = "keys"
 ) -> Tensor:
-    """Scores (B, C, h, w) in which positions with similar keys vote together: p_i <- sum_j cos(k_i, k_j) p_j (section 3.3).
+    """Scores (B, C, h, w) that sum the probabilities of positions with similar keys (section 3, key smoothing).
 
-    `keys` (B, K, h, w) come from the last attention layer. Only positions whose largest probability is below
-    `threshold` are smoothed, 1.0 means all of them; the others keep their probabilities. The weights are not
-    normalised (as in the paper), so the result is a score, not a probability. `unit` says what is made a unit vector:
-    the key of every position (the cosine of the paper), or every channel over all positions, as in the released code.
+        p_i <- sum_j cos(k_i, k_j) p_j
+
+    p_i = softmax_c(s logit_ic) are the class probabilities, and `keys` (B, K, h, w) those of the last attention layer. As in
+    the paper, the weights do not sum to one, so the results are scores, not probabilities. Only positions whose largest
+    probability is below `threshold` are smoothed (1.0: all positions); the others keep their probabilities.
+
+    `unit`: "keys" normalises the key of each position, which gives the cosine. "channels" normalises each channel over all
+    positions, as the released code does.
     """
     probabilities = (scale * logits).softmax(dim=1)
     p = probabilities.flatten(2)  # B x C x hw
     k = F.normalize(keys.flatten(2), dim=1 if unit == "keys" else 2)  # B x K x hw
-    # sum_j (k_i . k_j) p_j as (p k') k: no hw x hw matrix is built
+    # (p k') k equals p (k' k), without the hw x hw matrix
     smooth = torch.bmm(torch.bmm(p, k.transpose(1, 2)), k).view_as(logits)
     if threshold >= 1:
         return smooth
-    sure = probabilities.amax(dim=1, keepdim=True) >= threshold
-    return torch.where(sure, probabilities, smooth)
+    confident = probabilities.amax(dim=1, keepdim=True) >= threshold
+    return torch.where(confident, probabilities, smooth)
 
 
 def vote_logits(votes: Tensor, scale: float = LOGIT_SCALE, floor: float = 1e-4) -> Tensor:
-    """Logits (B, C, h, w) from the scores of `key_smoothing`: the log of each class's share of the votes, over `scale`.
+    """Logits (B, C, h, w) from the scores v of `key_smoothing` (not in the paper).
 
-    Every position keeps its best class. What changes is how positions compare: raw scores grow with the number of
-    similar positions, so that in bilinear upsampling large regions run over small ones and smoothed positions over
-    those that were left alone. For the latter the result is their logits again, up to a constant of the position.
-    Shares below `floor` count as `floor`.
+        logit_ic = log(v_ic / sum_c v_ic) / s
+
+    The best class of a position stays the best. Shares make positions comparable: raw scores grow with the number of similar
+    positions, so that in bilinear upsampling large regions and smoothed positions would override their neighbours. Positions
+    that were not smoothed get their logits back, up to a constant for each position. `floor` is the least share.
     """
     best, least = votes.amax(dim=1, keepdim=True), votes.amin(dim=1, keepdim=True)
-    votes = torch.where(best > 0, votes, votes - least).clamp(min=0)  # weights may be negative, and with them all votes
+    votes = torch.where(best > 0, votes, votes - least).clamp(min=0)  # cosines may be negative, and so may all scores
     return (votes / votes.sum(dim=1, keepdim=True).clamp(min=1e-12)).clamp(min=floor).log() / scale
 
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps (B, C, H, W) at a new height and width, bilinear with pixel centres (align_corners False)."""
+    """Maps (B, C, H, W) resized to `size` (height, width): bilinear, align_corners=False."""
     if maps.shape[-2:] == torch.Size(size):
         return maps
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
 
 def upsample_logits(logits: Tensor, covered: tuple[int, int], image_size: tuple[int, int]) -> Tensor:
-    """Logits (B, C, H, W) of the image's pixels, from a grid that covers `covered` >= `image_size` pixels.
+    """Logits (B, C, H, W) at the pixels of an image, from logits (B, C, h, w) of the padded image.
 
-    A network pads its input at the bottom and right; what was computed for the padding is cut off here.
+    `covered`: height and width of the image after the network's padding at the bottom and right. The padding is cut off.
     """
     return resize(logits, covered)[..., : image_size[0], : image_size[1]]
 
 
 def pseudo_labels(labels: Tensor, scores: Tensor, classes: Tensor, confidence: float | None = None, ignored: int = IGNORE_INDEX) -> Tensor:
-    """The labels (B, H, W) with every unlabelled pixel filled by its best class among `classes` (section 3.4).
+    """Labels (B, H, W) in which each unlabelled pixel (-1) has its best-scoring class (section 3, MaskCLIP+).
 
-    `scores` (B, U, H, W) are in the order of `classes` (U,), the class indices that have no labels. Labelled and ignored
-    pixels stay as they are. Filled pixels whose best score is below `confidence` become `ignored`.
+        label = argmax over the unlabelled classes c of score_c
+
+    `classes` (U,) are the indices of the classes without labels, the only ones that are assigned; `scores` (B, U, H, W) are
+    in the same order. Other pixels keep their label. Pixels whose best score is below `confidence` become `ignored`.
     """
     best, index = scores.max(dim=1)
-    guess = classes.to(index.device)[index]
+    pseudo = classes.to(index.device)[index]
     if confidence is not None:
-        guess = guess.masked_fill(best < confidence, ignored)
-    return torch.where(labels == UNLABELLED, guess, labels)
+        pseudo = pseudo.masked_fill(best < confidence, ignored)
+    return torch.where(labels == UNLABELLED, pseudo, labels)
 
 
 def cross_entropy(
@@ -137,11 +154,13 @@ def cross_entropy(
     over: Literal["valid", "all"] = "valid",
     valid: Tensor | None = None,
 ) -> Tensor:
-    """Cross-entropy of logits (B, C, H, W) against labels (B, H, W), a scalar; `ignored` pixels add nothing.
+    """Cross-entropy (a scalar) of logits (B, C, H, W) and labels (B, H, W), without the pixels labelled `ignored`.
 
-    It is the mean `over` the valid pixels, or over all of them as in the released code, where many ignored pixels make for small steps.
-    0 where no pixel is valid. `valid` is the number of valid pixels to divide by, where it is not that of these labels: with the
-    mean of the counts of several processes, the mean of their gradients is the gradient of the whole batch.
+    `over="valid"` averages over the valid pixels. "all" divides by the number of all pixels, as the released code does, which
+    lowers the effective learning rate where many pixels are ignored. The result is 0 if no pixel is valid.
+
+    `valid` replaces the number of valid pixels. In distributed training pass its mean over the processes: then the mean of
+    the processes' gradients is the gradient of the whole batch.
     """
     total = F.cross_entropy(logits.float(), labels, ignore_index=ignored, reduction="sum")
     if over == "all":
@@ -149,24 +168,27 @@ def cross_entropy(
     return total / ((labels != ignored).sum() if valid is None else valid).clamp(min=1)
 
 
-def distillation(features: Tensor, teacher: Tensor, where: Tensor) -> Tensor:
-    """Mean absolute difference between a student's features and the teacher's, made unit, a scalar (section 4, ablation).
+def distillation(features: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """L1 distance (a scalar) of student features g and unit teacher features (section 4, ablation).
 
-    Both are (B, D, h, w), `teacher` is brought to the size of `features`; `where` (B, H, W) says which pixels count, at
-    their nearest position. The gradient reaches the student (in the released code it does not). 0 where no pixel counts.
+        mean_i |g_i - f_i / |f_i||
+
+    `features` and `teacher` are (B, D, h, w); the teacher's are resized to the student's grid. The mean is over the channels
+    and over the positions in `mask` (B, H, W), reduced to the grid by nearest neighbour; it is 0 if the mask is empty.
+    Gradients reach the student; the released code detaches its features, so that its loss cannot train it.
     """
     target = F.normalize(resize(teacher, (features.shape[-2], features.shape[-1])), dim=1)
-    counts = F.interpolate(where[:, None].float(), size=features.shape[-2:], mode="nearest")
+    counts = F.interpolate(mask[:, None].float(), size=features.shape[-2:], mode="nearest")
     return ((features - target).abs().mean(dim=1, keepdim=True) * counts).sum() / counts.sum().clamp(min=1)
 
 
 def resample_position_embedding(
     embedding: Tensor, native: tuple[int, int], grid: tuple[int, int], first: int = 1, antialias: bool = False
 ) -> Tensor:
-    """Position embedding (`first` + h*w, K) for another grid: rows of class and register tokens, then the grid's, bicubic.
+    """Position embedding (`first` + h*w, K) of another `grid` (h, w), by bicubic interpolation of the `native` one.
 
-    `antialias` widens the filter where the grid is smaller than the native one, and uses another cubic (a = -0.5 instead of
-    -0.75) at every size.
+    The first `first` rows, those of class and register tokens, stay as they are. `antialias=True` widens the filter when
+    shrinking and uses another cubic kernel at every size (a = -0.5 instead of -0.75).
     """
     if native == grid:
         return embedding

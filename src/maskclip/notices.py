@@ -1,4 +1,4 @@
-"""Warnings about data that appear once a run, however many images and loader processes there are."""
+"""Warnings about data that are logged once in a run, for any number of images and loader processes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import mmap
 logger = logging.getLogger("maskclip.data")
 
 KINDS = ("profile", "grey range", "dark", "turned", "overlay")
-_issued = mmap.mmap(-1, len(KINDS))  # anonymous memory is shared with forked processes, such as the loader's workers
+_issued = mmap.mmap(-1, len(KINDS))  # anonymous shared memory: forked loader processes see and set the same flags
 
 
 def warn_once(kind: str, message: str) -> None:
-    """Log a warning unless this process, or one forked from the same parent, has logged one of this kind (see `KINDS`)."""
+    """Log a warning, unless one of this kind (see `KINDS`) was logged by this process or one that shares its memory by fork."""
     index = KINDS.index(kind)
     if not _issued[index]:
         _issued[index] = 1
@@ -20,5 +20,5 @@ def warn_once(kind: str, message: str) -> None:
 
 
 def reset() -> None:
-    """Let every kind of warning appear once more."""
+    """Forget which warnings were logged."""
     _issued[:] = bytes(len(KINDS))

@@ -1,4 +1,4 @@
-"""Settings of the whole process, changed for the duration of a block that several threads may be in."""
+"""Temporary changes of process-wide settings that several threads may make at once."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Held(Generic[T]):
-    """A context manager that keeps a process-wide setting at `value` while any thread is inside.
+class SettingOverride(Generic[T]):
+    """Context manager that sets a process-wide setting to `value` while at least one thread is inside.
 
-    `read` returns the setting, `write` changes it. The last thread to leave restores what the first one found, unless
-    somebody else has changed the setting in the meantime.
+    `read` returns the setting and `write` changes it. The last thread to leave restores the value from before the first one
+    entered, unless other code has changed the setting in the meantime.
     """
 
     def __init__(self, read: Callable[[], T], write: Callable[[T], None], value: T) -> None:

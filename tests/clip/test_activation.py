@@ -1,4 +1,4 @@
-"""Files of weights that tell, or do not tell, whether they were trained with GELU or QuickGELU."""
+"""The activation of weights in files: recorded, published or unknown."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from torch import Tensor
 
 from maskclip import InputError
 from maskclip.clip import activation, load_clip
-from maskclip.clip.activation import _published, computes_quick_gelu, twin_of
+from maskclip.clip.activation import computes_quick_gelu, published_activations, twin_of
 
 CONFIG = {"embed_dim": 24, "vision_cfg": VIT, "text_cfg": TEXT}
 
 
 @pytest.fixture(autouse=True)
 def twins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two small architectures that differ in the activation alone."""
+    """Add two small architectures that differ only in the activation to open_clip's."""
     monkeypatch.setitem(factory._MODEL_CONFIGS, "small", CONFIG)
     monkeypatch.setitem(factory._MODEL_CONFIGS, "small-quickgelu", {**CONFIG, "quick_gelu": True})
 
@@ -41,8 +41,8 @@ def silently(architecture: str, path: Path, **options: Any) -> None:
         load_clip(architecture, str(path), **options)
 
 
-def only_with(quick: bool, path: Path) -> None:
-    """The file loads without a warning into the architecture that computes its activation, and not into the other one."""
+def check_loads_only_with(quick: bool, path: Path) -> None:
+    """Check that the file loads into the architecture with its activation without a warning, and not into the other one."""
     right, wrong = ("small-quickgelu", "small") if quick else ("small", "small-quickgelu")
     silently(right, path)
     kinds = ("QuickGELU", "GELU") if quick else ("GELU", "QuickGELU")
@@ -54,17 +54,17 @@ def only_with(quick: bool, path: Path) -> None:
 @pytest.mark.parametrize(
     ("architecture", "twin", "computes"), [("small", "small-quickgelu", "GELU"), ("small-quickgelu", "small", "QuickGELU")]
 )
-def test_a_file_that_does_not_tell(
+def test_a_file_with_unknown_activation(
     tmp_path: Path, state: dict[str, Tensor], architecture: str, twin: str, computes: str, with_text: bool
 ) -> None:
     save_file(state, tmp_path / "weights.safetensors")
     with pytest.warns(
-        UserWarning, match=rf"does not say .* GELU or QuickGELU; {architecture} computes {computes}\. .*architecture={twin} "
+        UserWarning, match=rf"does not record .* GELU or QuickGELU; {architecture} computes {computes}\. .*architecture={twin} "
     ):
         load_clip(architecture, str(tmp_path / "weights.safetensors"), with_text)
 
 
-def test_architectures_without_a_twin_need_not_be_told(tmp_path: Path) -> None:
+def test_architectures_without_a_twin_cause_no_warning(tmp_path: Path) -> None:
     save_file(load_clip("maskclip-tiny", "textures").state_dict(), tmp_path / "weights.safetensors")
     silently("maskclip-tiny", tmp_path / "weights.safetensors")
     assert twin_of("maskclip-tiny") is None and twin_of("ViT-B-16-SigLIP") is None
@@ -74,29 +74,29 @@ def test_architectures_without_a_twin_need_not_be_told(tmp_path: Path) -> None:
 def test_a_state_dict_of_openais_archive(tmp_path: Path, state: dict[str, Tensor]) -> None:
     settings = {"input_resolution": torch.tensor(32), "context_length": torch.tensor(8), "vocab_size": torch.tensor(8)}
     torch.save(state | settings, tmp_path / "weights.pt")
-    only_with(True, tmp_path / "weights.pt")
+    check_loads_only_with(True, tmp_path / "weights.pt")
     save_file(state | settings, tmp_path / "weights.safetensors")
-    only_with(True, tmp_path / "weights.safetensors")
+    check_loads_only_with(True, tmp_path / "weights.safetensors")
 
 
 @pytest.mark.parametrize("quick", [True, False])
-def test_the_config_beside_a_file_from_the_hub(tmp_path: Path, state: dict[str, Tensor], quick: bool) -> None:
+def test_the_config_of_a_file_from_the_hub(tmp_path: Path, state: dict[str, Tensor], quick: bool) -> None:
     config = {**CONFIG, "quick_gelu": True} if quick else CONFIG
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
     save_file(state, tmp_path / "open_clip_model.safetensors")
-    only_with(quick, tmp_path / "open_clip_model.safetensors")
+    check_loads_only_with(quick, tmp_path / "open_clip_model.safetensors")
     torch.save(state, tmp_path / "open_clip_pytorch_model.bin")
-    only_with(quick, tmp_path / "open_clip_pytorch_model.bin")
-    save_file(state, tmp_path / "mine.safetensors")  # not what the config describes
-    with pytest.warns(UserWarning, match="does not say"):
+    check_loads_only_with(quick, tmp_path / "open_clip_pytorch_model.bin")
+    save_file(state, tmp_path / "mine.safetensors")  # not the file that the config describes
+    with pytest.warns(UserWarning, match="does not record"):
         load_clip("small", str(tmp_path / "mine.safetensors"))
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"model_cfg": null}'])
-def test_a_config_that_cannot_be_read_tells_nothing(tmp_path: Path, state: dict[str, Tensor], content: str) -> None:
+def test_an_invalid_config_is_ignored(tmp_path: Path, state: dict[str, Tensor], content: str) -> None:
     (tmp_path / "open_clip_config.json").write_text(content)
     save_file(state, tmp_path / "open_clip_model.safetensors")
-    with pytest.warns(UserWarning, match="does not say"):
+    with pytest.warns(UserWarning, match="does not record"):
         load_clip("small", str(tmp_path / "open_clip_model.safetensors"))
 
 
@@ -105,14 +105,14 @@ def test_a_file_whose_sha256_is_published(tmp_path: Path, state: dict[str, Tenso
     path = tmp_path / "renamed.pt"
     torch.save(state, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    monkeypatch.setattr(activation, "_published", lambda: {digest[:8]: quick})
-    only_with(quick, path)
+    monkeypatch.setattr(activation, "published_activations", lambda: {digest[:8]: quick})
+    check_loads_only_with(quick, path)
 
 
-def test_what_open_clip_publishes() -> None:
-    known = _published()
-    assert known["55e67d44"] is False  # vit_b_16-laion400m_e32
-    assert known["455df137"] is known["d867053b"] is True  # rn50-quickgelu-yfcc15m, vit_b_32-quickgelu-laion400m_e31
+def test_activations_in_open_clips_list() -> None:
+    quick_gelu = published_activations()
+    assert quick_gelu["55e67d44"] is False  # vit_b_16-laion400m_e32
+    assert quick_gelu["455df137"] is quick_gelu["d867053b"] is True  # rn50-quickgelu-yfcc15m, vit_b_32-quickgelu-laion400m_e31
 
 
 def test_quick_gelu_is_that_of_the_config() -> None:

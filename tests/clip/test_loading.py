@@ -1,3 +1,5 @@
+"""CLIPs from names and files, and files that cannot be loaded."""
+
 from __future__ import annotations
 
 import os
@@ -20,11 +22,11 @@ from maskclip.fingerprint import weights_sha256
 def test_unknown_architecture_and_tag() -> None:
     with pytest.raises(InputError, match="unknown CLIP architecture 'ViT-B-17'"):
         load_clip("ViT-B-17", None)
-    with pytest.raises(InputError, match="has no weights 'nowhere'"):
+    with pytest.raises(InputError, match=r"model.pretrained=nowhere is neither a file nor a tag of maskclip-tiny"):
         load_clip("maskclip-tiny", "nowhere")
 
 
-def test_weights_out_of_reach_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_cannot_be_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
@@ -63,7 +65,7 @@ def test_openais_torchscript_archive(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.trace_module(model, inputs, check_trace=False), path)
     assert is_torchscript(path)
     with pytest.raises(InputError, match=r"trained with QuickGELU, maskclip-tiny computes GELU"):
-        load_clip("maskclip-tiny", str(path))  # OpenAI's archives are; this one is not, but has their form
+        load_clip("maskclip-tiny", str(path))  # as all archives of OpenAI, whose format this one has
     state = read_state_dict(path)
     assert state.keys() == model.state_dict().keys()
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in state.items())
@@ -126,7 +128,7 @@ def test_damaged_archives(tmp_path: Path, broken: str) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"no weights here", b"PK\x03\x04 broken"])
 @pytest.mark.parametrize("name", ["x.pt", "x.safetensors"])
-def test_what_is_no_checkpoint(tmp_path: Path, content: bytes, name: str) -> None:
+def test_files_that_are_not_checkpoints(tmp_path: Path, content: bytes, name: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=rf"{name} is not a checkpoint that can be read safely"):
         load_clip("maskclip-tiny", str(tmp_path / name))
@@ -147,11 +149,11 @@ def test_weights_of_another_activation_are_refused() -> None:
         load_clip("ViT-B-16", "openai")
 
 
-def test_a_file_of_an_architecture_that_was_trained_in_two_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_with_unknown_normalisation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.safetensors"
     save_file(load_clip("maskclip-tiny", "textures").state_dict(), path)
-    monkeypatch.setattr(loading, "_normalisations", lambda _: {((0.5,) * 3, (0.5,) * 3), ((0.4,) * 3, (0.4,) * 3)})
-    with pytest.warns(UserWarning, match=r"does not say how maskclip-tiny was trained to see colours.*model.normalisation=half"):
+    monkeypatch.setattr(loading, "normalisations_of", lambda _: {((0.5,) * 3, (0.5,) * 3), ((0.4,) * 3, (0.4,) * 3)})
+    with pytest.warns(UserWarning, match=r"does not record the image normalisation that maskclip-tiny was trained with"):
         load_clip("maskclip-tiny", str(path))
 
 

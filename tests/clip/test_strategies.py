@@ -1,9 +1,10 @@
-"""The strategies against loops over heads and positions in float64, the identities between them, and what they cost."""
+"""The strategies against loops over heads and positions in float64, identities between them, and their cost."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import cache
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from maskclip import DenseCLIP
 from maskclip.clip import STRATEGIES, Proxy
 from maskclip.clip.blocks import KEYS, QUERIES, Block, OpenCLIPBlock
 from maskclip.clip.loading import create
-from maskclip.clip.strategies import Scene, neighbours, proxy_attention, query_query, self_self
+from maskclip.clip.strategies import ImageContext, neighbourhood, proxy_attention, query_query, self_self
 
 GRID = (3, 4)
 HW = 12
@@ -31,6 +32,11 @@ def block(vit: CLIP) -> Block:
     with torch.no_grad():
         module.attn.in_proj_weight.mul_(3)
     return OpenCLIPBlock(module, prefix=1)
+
+
+@pytest.fixture(scope="module")
+def proxy_tower() -> Proxy:
+    return Proxy("vit_tiny_patch16_224", pretrained=False)
 
 
 @pytest.fixture
@@ -79,7 +85,7 @@ def between(n_in: int, n_out: int) -> Tensor:
 
 
 def attention_of(name: str, q: Tensor, k: Tensor, v: Tensor, y: Tensor, proxy: Tensor) -> Tensor:
-    """What the patches read in one head, (hw, d), by the equation of a strategy, class token first in q, k, v."""
+    """Attended values (hw, d) of one head by the equation of a strategy; q, k and v start with the class token."""
     d = q.shape[1]
     if name == "clip":
         weights = softmax(q @ k.T / d**0.5)
@@ -109,7 +115,7 @@ def attention_of(name: str, q: Tensor, k: Tensor, v: Tensor, y: Tensor, proxy: T
 
 
 def expected_path(name: str, blocks: list[Block], tokens: Tensor, proxy: Tensor) -> Tensor:
-    """Patch tokens (hw, K) of one image by the strategy's equations; `tokens` (N, K) enter the first of `blocks`."""
+    """Patch tokens (hw, K) of one image by the equations of a strategy; `tokens` (N, K) enter the first of `blocks`."""
     keeps = name in ("clip", "maskclip", "sclip", "gem")
     path = tokens[1:] if keeps else 0
     for block in blocks:
@@ -127,16 +133,16 @@ def expected_path(name: str, blocks: list[Block], tokens: Tensor, proxy: Tensor)
 @pytest.mark.parametrize(("name", "finer"), [*((name, GRID) for name in STRATEGIES), ("proxyclip", (6, 8)), ("proxyclip", (4, 35))])
 def test_every_strategy_is_its_equation(name: str, finer: tuple[int, int], block: Block, tokens: Tensor) -> None:
     proxy = torch.randn(2, 7, *finer, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    path, entering = STRATEGIES[name].read([block], tokens, Scene(GRID, proxy))
+    path, entering = STRATEGIES[name].apply([block], tokens, ImageContext(GRID, proxy))
     for image in range(2):
         torch.testing.assert_close(path[image], expected_path(name, [block], tokens[image], proxy[image]), atol=1e-10, rtol=1e-8)
     assert torch.equal(entering, tokens)
 
 
 @torch.no_grad()
-def test_gem_gathers_what_several_blocks_read(vit: CLIP, tokens: Tensor) -> None:
+def test_gem_sums_the_attention_of_several_blocks(vit: CLIP, tokens: Tensor) -> None:
     blocks: list[Block] = [OpenCLIPBlock(module.double(), prefix=1) for module in vit.visual.transformer.resblocks]
-    path, entering = STRATEGIES["gem"].read(blocks, tokens, Scene(GRID))
+    path, entering = STRATEGIES["gem"].apply(blocks, tokens, ImageContext(GRID))
     torch.testing.assert_close(path[0], expected_path("gem", blocks, tokens[0], tokens[0]), atol=1e-10, rtol=1e-8)
     torch.testing.assert_close(entering, blocks[1](blocks[0](tokens)))
 
@@ -146,45 +152,45 @@ def test_gem_without_iterations(block: Block, tokens: Tensor) -> None:
     y = block.norm(tokens)
     q, _, v, part = next(per_head(block, y[0]))
     tau = y[0].norm(dim=1).mean() / q.shape[1] ** 0.5
-    mixed = self_self(block, y, Scene(GRID), iterations=0)[0, 0]
+    mixed = self_self(block, y, ImageContext(GRID), iterations=0)[0, 0]
     each = [softmax(tau * unit(p) @ unit(p).T) @ v for p in next(per_head(block, y[0]))[:3]]
     torch.testing.assert_close(mixed, (sum(each) / 3)[1:])  # type: ignore[index, operator]
     assert part == slice(0, 16)
 
 
 @torch.no_grad()
-def test_with_the_proxys_patches_all_different_proxyclip_is_value(block: Block, tokens: Tensor) -> None:
+def test_proxyclip_with_orthogonal_proxy_features_is_value(block: Block, tokens: Tensor) -> None:
     proxy = torch.eye(HW, dtype=torch.float64).view(HW, *GRID).expand(2, HW, *GRID)
-    path, _ = STRATEGIES["proxyclip"].read([block], tokens, Scene(GRID, proxy))
-    torch.testing.assert_close(path, STRATEGIES["value"].read([block], tokens, Scene(GRID))[0])
+    path, _ = STRATEGIES["proxyclip"].apply([block], tokens, ImageContext(GRID, proxy))
+    torch.testing.assert_close(path, STRATEGIES["value"].apply([block], tokens, ImageContext(GRID))[0])
 
 
 @torch.no_grad()
-def test_proxyclip_on_an_image_that_is_alike_everywhere(block: Block, tokens: Tensor) -> None:
-    read = proxy_attention(block, block.norm(tokens), Scene(GRID, torch.ones(2, 5, *GRID, dtype=torch.float64)))
-    assert read.isfinite().all()
+def test_proxyclip_with_equal_proxy_features_is_finite(block: Block, tokens: Tensor) -> None:
+    attended = proxy_attention(block, block.norm(tokens), ImageContext(GRID, torch.ones(2, 5, *GRID, dtype=torch.float64)))
+    assert attended.isfinite().all()
 
 
 @torch.no_grad()
 def test_sclip_with_queries_that_are_keys_doubles_the_map(block: Block, tokens: Tensor) -> None:
     _same_queries_and_keys(block)
     y = block.norm(tokens)
-    torch.testing.assert_close(STRATEGIES["sclip"].mix(block, y, Scene(GRID)), 2 * query_query(block, y, Scene(GRID)))
+    torch.testing.assert_close(STRATEGIES["sclip"].attention(block, y, ImageContext(GRID)), 2 * query_query(block, y, ImageContext(GRID)))
 
 
 @torch.no_grad()
 def test_naclip_with_an_infinite_window_and_queries_that_are_keys_is_clearclip(block: Block, tokens: Tensor) -> None:
     _same_queries_and_keys(block)
-    alone = OpenCLIPBlock(block.module, prefix=0)  # the window is one everywhere only where there is no class token
+    alone = OpenCLIPBlock(block.module, prefix=0)  # with a class token the window is not one everywhere
     y = alone.norm(tokens[:, 1:])
-    everywhere = neighbours(alone, y, Scene(GRID), sigma=1e9)
-    torch.testing.assert_close(everywhere, query_query(alone, y, Scene(GRID)))
+    everywhere = neighbourhood(alone, y, ImageContext(GRID), sigma=1e9)
+    torch.testing.assert_close(everywhere, query_query(alone, y, ImageContext(GRID)))
 
 
 @torch.no_grad()
-def test_naclip_with_a_narrow_window_looks_at_itself_more(block: Block, tokens: Tensor) -> None:
+def test_naclip_with_a_narrow_window_is_closer_to_the_own_values(block: Block, tokens: Tensor) -> None:
     y = block.norm(tokens)
-    wide, narrow = (neighbours(block, y, Scene(GRID), sigma=s) for s in (1e9, 1e-3))
+    wide, narrow = (neighbourhood(block, y, ImageContext(GRID), sigma=s) for s in (1e9, 1e-3))
     own = block.project(y, 2, patches_only=True)
     assert (narrow - own).norm() < (wide - own).norm()
 
@@ -197,24 +203,23 @@ def _same_queries_and_keys(block: Block) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_all_go_through_the_same_tower(vit: CLIP, name: str) -> None:
-    proxy = Proxy("vit_tiny_patch16_224", pretrained=False) if name == "proxyclip" else None
-    features, keys = DenseCLIP(vit.visual, name, proxy=proxy)(torch.rand(2, 3, 37, 91), with_keys=True)
+def test_all_strategies_run_on_the_same_tower(vit: CLIP, name: str, proxy_tower: Proxy) -> None:
+    features, keys = DenseCLIP(vit.visual, name, proxy=proxy_tower)(torch.rand(2, 3, 37, 91), with_keys=True)
     assert features.shape == (2, 24, 5, 12) and keys is not None and keys.shape == (2, 32, 5, 12)
     assert features.isfinite().all()
 
 
 @torch.no_grad()
-def test_a_batch_is_its_images_one_by_one(vit: CLIP) -> None:
+def test_a_batch_equals_its_images_one_by_one(vit: CLIP, proxy_tower: Proxy) -> None:
     images = torch.rand(3, 3, 40, 24)
     for name in STRATEGIES:
-        clip = DenseCLIP(vit.visual, name, proxy=Proxy("vit_tiny_patch16_224", pretrained=False))
+        clip = DenseCLIP(vit.visual, name, proxy=proxy_tower)
         single = torch.cat([clip(image[None])[0] for image in images])
         torch.testing.assert_close(clip(images)[0], single, atol=1e-5, rtol=1e-4)
 
 
 def minimum(name: str, grid: tuple[int, int], with_keys: bool = False) -> int:
-    """Floating-point operations of ViT-B/16 that a strategy cannot do without, two for a multiplication and an addition."""
+    """The least number of floating-point operations of a strategy on ViT-B/16; a multiply-add counts as two."""
     n, width, hidden, text = grid[0] * grid[1], 768, 3072, 512
     t = n + 1
     linear = lambda rows, into: 2 * rows * width * into  # noqa: E731
@@ -233,16 +238,23 @@ def minimum(name: str, grid: tuple[int, int], with_keys: bool = False) -> int:
     return patches + 11 * whole + last + linear(n, text) + (linear(n, width) if with_keys else 0)
 
 
+@cache
+def vit_b16() -> torch.nn.Module:
+    """The image tower of ViT-B/16 without memory, to count operations."""
+    with torch.device("meta"):
+        return create("ViT-B-16", with_text=False).visual.to("meta").eval()
+
+
 def operations(name: str, size: tuple[int, int], with_keys: bool = False) -> int:
     with torch.device("meta"):
-        clip = DenseCLIP(create("ViT-B-16", with_text=False).visual, name).to("meta")
+        clip = DenseCLIP(vit_b16(), name).to("meta")
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             clip(torch.empty(1, 3, *size), with_keys)
     return counter.get_total_flops()
 
 
 @pytest.mark.parametrize("name", ["clip", "maskclip", "value", "clearclip", "naclip", "sclip"])
-def test_nothing_is_computed_that_is_not_used(name: str) -> None:
+def test_nothing_unused_is_computed(name: str) -> None:
     assert operations(name, (224, 320)) == minimum(name, (14, 20))
 
 
@@ -251,10 +263,8 @@ def test_keys_cost_one_projection() -> None:
 
 
 def test_the_full_tower_costs_more() -> None:
-    with torch.device("meta"):
-        visual = create("ViT-B-16", with_text=False).visual.to("meta").eval()
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            visual(torch.empty(1, 3, 224, 224))
+    with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
+        vit_b16()(torch.empty(1, 3, 224, 224))
     patches_projected = 2 * 195 * 768 * 512  # the tower projects its class token only
     assert counter.get_total_flops() + patches_projected > operations("clip", (224, 224)) > operations("maskclip", (224, 224))
 
@@ -277,9 +287,9 @@ def test_the_finer_grid_of_proxy_and_clip_is_that_of_features_and_keys(
 
 
 @torch.no_grad()
-def test_a_proxy_covers_what_clip_covers() -> None:
-    """A patch of 16 does not divide 40 pixels, padded from 37: the proxy sees them at 32 or 48."""
-    proxy, image = Proxy("vit_tiny_patch16_224", pretrained=False), torch.rand(1, 3, 37, 91)
+def test_a_proxy_covers_the_pixels_of_clip(proxy_tower: Proxy) -> None:
+    """37 pixels are padded to 40, which is not a multiple of 16: the proxy gets 32 or 48 pixels."""
+    proxy, image = proxy_tower, torch.rand(1, 3, 37, 91)
     padded = F.pad((image - proxy.mean) / proxy.std, (0, 5, 0, 3))
     expected = proxy.tower.forward_features(F.interpolate(padded, (32, 96), mode="bilinear"))[:, 1:]
     torch.testing.assert_close(proxy(image, (40, 96)).flatten(2).transpose(1, 2), expected)
@@ -293,5 +303,5 @@ def test_proxyclip_makes_no_matrix_of_positions_by_positions(block: Block) -> No
     grid = (40, 60)
     tokens, proxy = torch.randn(1, 1 + 2400, 32, dtype=torch.float64), torch.randn(1, 4, *grid, dtype=torch.float64)
     with torch.no_grad(), Largest() as largest:
-        proxy_attention(block, block.norm(tokens), Scene(grid, proxy))
+        proxy_attention(block, block.norm(tokens), ImageContext(grid, proxy))
     assert largest.values <= 256 * 2400

@@ -1,4 +1,4 @@
-"""Text embeddings of cut sentences against open_clip's own, at full length."""
+"""Text embeddings of shortened sentences against open_clip's own of full length."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def tower(kind: type[Any], **text: Any) -> Any:
 
 
 def lengths(model: Any, tokens: Tensor) -> tuple[Tensor, set[int]]:
-    """The embeddings, and how many positions reached the transformer."""
+    """The embeddings, and the numbers of positions that reached the transformer."""
     seen: set[int] = set()
     inner = model.transformer if isinstance(model, CLIP) else model.text.transformer
     handle = inner.register_forward_pre_hook(lambda _, args: seen.add(args[0].shape[1]))
@@ -54,12 +54,12 @@ def lengths(model: Any, tokens: Tensor) -> tuple[Tensor, set[int]]:
     ],
     ids=str,
 )
-def test_causal_towers_give_the_same_for_cut_sentences(kind: type[Any], text: dict[str, Any]) -> None:
+def test_causal_towers_return_the_same_for_shortened_sentences(kind: type[Any], text: dict[str, Any]) -> None:
     if not text.keys() <= {field.name for field in fields(CLIPTextCfg)}:
         pytest.skip("not in this version of open_clip")
     model, tokens = tower(kind, **text), open_clip.SimpleTokenizer(context_length=32)(SENTENCES)
-    found, seen = lengths(model, tokens)
-    torch.testing.assert_close(found, model.encode_text(tokens), atol=1e-5, rtol=1e-5)
+    embeddings, seen = lengths(model, tokens)
+    torch.testing.assert_close(embeddings, model.encode_text(tokens), atol=1e-5, rtol=1e-5)
     assert seen == {10}  # start, a photo of the large traffic light ., end
 
 
@@ -78,22 +78,22 @@ def test_causal_towers_give_the_same_for_cut_sentences(kind: type[Any], text: di
 )
 def test_other_towers_keep_all_positions(kind: type[Any], text: dict[str, Any]) -> None:
     model, tokens = tower(kind, **text), open_clip.SimpleTokenizer(context_length=32)(SENTENCES)
-    found, seen = lengths(model, tokens)
-    assert torch.equal(found, model.encode_text(tokens)) and seen == {33 if "embed_cls" in text else 32}
+    embeddings, seen = lengths(model, tokens)
+    assert torch.equal(embeddings, model.encode_text(tokens)) and seen == {33 if "embed_cls" in text else 32}
 
 
 @torch.no_grad()
 def test_sentences_that_fill_the_context_are_not_cut() -> None:
     model, tokens = tower(CLIP), open_clip.SimpleTokenizer(context_length=32)(["word " * 30, "cat"])
-    found, seen = lengths(model, tokens)
-    torch.testing.assert_close(found, model.encode_text(tokens), atol=1e-5, rtol=1e-5)
+    embeddings, seen = lengths(model, tokens)
+    torch.testing.assert_close(embeddings, model.encode_text(tokens), atol=1e-5, rtol=1e-5)
     assert seen == {32}
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("architecture", ["ViT-S-32", "EVA02-B-16", "ViT-B-16-SigLIP", "coca_ViT-B-32"])
 def test_towers_of_open_clip(architecture: str) -> None:
-    """With the configuration of an architecture, made small: 2 layers, and a vocabulary of CLIP's size."""
+    """The configuration of an architecture with 2 layers and the vocabulary of CLIP."""
     config = open_clip.get_model_config(architecture)
     assert config is not None
     text = {**config["text_cfg"], "width": 32, "heads": 2, "layers": 2, "vocab_size": 49408}
@@ -102,13 +102,13 @@ def test_towers_of_open_clip(architecture: str) -> None:
         embed_dim=24, vision_cfg=VIT, text_cfg=text
     ).eval()
     tokens = open_clip.SimpleTokenizer(context_length=text["context_length"])(SENTENCES)
-    found, seen = lengths(model, tokens)
-    torch.testing.assert_close(found, model.encode_text(tokens), atol=1e-5, rtol=1e-5)
+    embeddings, seen = lengths(model, tokens)
+    torch.testing.assert_close(embeddings, model.encode_text(tokens), atol=1e-5, rtol=1e-5)
     assert (seen == {10}) == (architecture in ("ViT-S-32", "EVA02-B-16"))
 
 
 @torch.no_grad()
-def test_a_vocabulary_is_read_at_the_length_of_its_sentences() -> None:
+def test_a_vocabulary_runs_at_the_length_of_its_sentences() -> None:
     model, seen = tower(CLIP), set[int]()
     model.transformer.register_forward_pre_hook(lambda _, args: seen.add(args[0].shape[1]))
     embed_vocabulary(model, open_clip.SimpleTokenizer(context_length=32), Vocabulary(["cat", "old dog"]), ["a {}.", "the {}."])

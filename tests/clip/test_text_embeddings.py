@@ -1,3 +1,5 @@
+"""Templates, text embeddings, their files and their cache."""
+
 from __future__ import annotations
 
 import errno
@@ -55,7 +57,7 @@ def test_embedding_is_the_mean_over_sentences_of_a_word(vit: CLIP) -> None:
 
 
 @pytest.mark.parametrize("word", ["rock'n'roll \"club\"", "salt, pepper", "猫", "naïve café", "{}", "{0}", "100 % wool"])
-def test_odd_words_are_read_as_they_are(vit: CLIP, word: str) -> None:
+def test_unusual_words_are_tokenized_unchanged(vit: CLIP, word: str) -> None:
     tokens = tokenize(TOKENIZER, word, ["a photo of a {}."])
     assert TOKENIZER.decode(tokens[0].tolist()).replace(" ", "").startswith("<start_of_text>aphotoof")
     assert torch.equal(tokens, TOKENIZER([f"a photo of a {word}."]))
@@ -65,7 +67,7 @@ def test_odd_words_are_read_as_they_are(vit: CLIP, word: str) -> None:
 def test_a_name_that_would_be_cut_off_is_refused(vit: CLIP) -> None:
     fits, long = " ".join(["word"] * 24), " ".join(["word"] * 40)  # 32 tokens: start, a photo of a, ., end leave 25
     tokenize(TOKENIZER, fits, ["a photo of a {}."])
-    with pytest.raises(InputError, match=r"the class name 'word word .*\.\.\.' is too long for the text tower, which reads 32 tokens"):
+    with pytest.raises(InputError, match=r"the class name 'word word .*\.\.\.' is too long for the text tower, which takes 32 tokens"):
         embed_vocabulary(vit, TOKENIZER, Vocabulary(["cat", long]), ["a photo of a {}."])
     tokenize(TOKENIZER, " ".join(["word"] * 25), ["a photo of a {}."])
     with pytest.raises(InputError, match="too long"):
@@ -75,7 +77,7 @@ def test_a_name_that_would_be_cut_off_is_refused(vit: CLIP) -> None:
 
 
 class Counting:
-    """A tokenizer that counts its calls: none means that the cache answered."""
+    """A tokenizer that counts its calls. There are none if the embeddings come from the cache."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -85,7 +87,7 @@ class Counting:
         return TOKENIZER(sentences, context_length=context_length)
 
 
-def test_cache_answers_only_for_the_same_weights_words_and_templates(vit: CLIP, tmp_path: Path) -> None:
+def test_the_cache_depends_on_weights_words_and_templates(vit: CLIP, tmp_path: Path) -> None:
     tokenizer, words = Counting(), Vocabulary(["cat"])
     weights = fingerprints(vit)
     first = cached_embeddings(vit, tokenizer, words, ["a {}."], "A", weights, tmp_path)
@@ -112,15 +114,15 @@ def test_a_damaged_cache_is_computed_again(vit: CLIP, tmp_path: Path, damage: Ca
     (path,) = (tmp_path / "text").iterdir()
     whole = path.read_bytes()
     path.write_bytes(damage(whole))
-    with pytest.warns(UserWarning, match="it is a cache, so the text embeddings are computed again"):
+    with pytest.warns(UserWarning, match="part of the cache: the text embeddings are computed again"):
         assert torch.equal(embeddings(), first)
     assert torch.equal(load_text(path, Vocabulary(["cat"]), "A")[0], first)
-    with pytest.raises(InputError, match="not a file of text embeddings"):  # a file that the user names is not replaced
+    with pytest.raises(InputError, match=r"is not a file of python src/embed_text.py"):  # a file that the user names is not replaced
         path.write_bytes(damage(whole))
         load_text(path, Vocabulary(["cat"]), "A")
 
 
-def test_text_embeddings_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_embeddings_without_read_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_text(tmp_path / "text", torch.zeros(1, 4), Vocabulary(["cat"]), {})
 
     def denied(*_: object, **__: object) -> None:
@@ -145,17 +147,17 @@ def test_text_embeddings_in_a_file(tmp_path: Path) -> None:
             "visual_sha256": "0",
             "words": ["sofa", "couch", "cat"],
         }
-    found, about = load_text(path, words, "RN50", "0")
-    assert torch.equal(found, rows) and about["templates"] == ["a {}."]
+    embeddings, metadata = load_text(path, words, "RN50", "0")
+    assert torch.equal(embeddings, rows) and metadata["templates"] == ["a {}."]
     assert torch.equal(load_text(path, Vocabulary(["cat", "couch"]), "RN50")[0], rows[[2, 1]])
     with pytest.raises(InputError, match=r"made with other weights of RN50"):
         load_text(path, words, "RN50", "1")
     with pytest.raises(InputError, match=r"text.safetensors lack dog"):
         load_text(path, Vocabulary(["cat", "dog"]), "RN50")
-    with pytest.raises(InputError, match=r"are those of RN50, not of RN101"):
+    with pytest.raises(InputError, match=r"belong to RN50, but model.architecture=RN101"):
         load_text(path, words, "RN101")
-    with pytest.raises(InputError, match=r"no text embeddings .*python src/embed_text.py writes them"):
+    with pytest.raises(InputError, match=r"no file .*none .*python src/embed_text.py"):
         load_text(tmp_path / "none", words, "RN50")
     (tmp_path / "broken").write_bytes(b"12345678910")
-    with pytest.raises(InputError, match="not a file of text embeddings"):
+    with pytest.raises(InputError, match=r"is not a file of python src/embed_text.py"):
         load_text(tmp_path / "broken", words, "RN50")

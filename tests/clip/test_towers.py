@@ -1,4 +1,4 @@
-"""Dense features against open_clip's own forward pass and against the identity that defines MaskCLIP."""
+"""Dense features against open_clip's forward pass and against the definition of MaskCLIP."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from open_clip.model import CLIP
 from torch import Tensor
 
 from maskclip import DenseCLIP, InputError
-from maskclip.clip.towers import ResNetReader, ViTReader
+from maskclip.clip.towers import DenseResNet, DenseViT
 
 
 def normalised(clip: DenseCLIP, image: Tensor) -> Tensor:
@@ -23,7 +23,7 @@ def grid_of(tokens: Tensor, clip: DenseCLIP, size: int) -> Tensor:
 
 
 @torch.no_grad()
-def test_plain_vit_is_open_clips_own(vit: CLIP) -> None:
+def test_clip_on_a_vit_equals_open_clip(vit: CLIP) -> None:
     clip = DenseCLIP(vit.visual, "clip")
     image = torch.rand(2, 3, 32, 32)
     vit.visual.output_tokens = True
@@ -31,20 +31,20 @@ def test_plain_vit_is_open_clips_own(vit: CLIP) -> None:
     features, _ = clip(image)
     expected = (tokens @ vit.visual.proj).transpose(1, 2).reshape(2, -1, 4, 4)
     torch.testing.assert_close(features, expected, atol=1e-5, rtol=0)
-    reader = clip.reader
-    assert isinstance(reader, ViTReader)
-    entering, (block,), _ = reader.tokens(normalised(clip, image))
-    class_token = reader.anatomy.project(block(entering))[:, 0]
+    dense = clip.tower
+    assert isinstance(dense, DenseViT)
+    entering, (block,), _ = dense.tokens(normalised(clip, image))
+    class_token = dense.adapter.project(block(entering))[:, 0]
     torch.testing.assert_close(class_token, pooled, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
-def test_plain_resnet_is_open_clips_own(resnet: CLIP) -> None:
+def test_clip_on_a_resnet_equals_open_clip(resnet: CLIP) -> None:
     clip = DenseCLIP(resnet.visual, "clip")
     image = torch.rand(2, 3, 64, 64)
-    reader = clip.reader
-    assert isinstance(reader, ResNetReader)
-    pooled = reader.pool(*reader.positions(normalised(clip, image)))
+    dense = clip.tower
+    assert isinstance(dense, DenseResNet)
+    pooled = dense.pool(*dense.positions(normalised(clip, image)))
     torch.testing.assert_close(pooled[:, 0], resnet.visual(normalised(clip, image)), atol=1e-5, rtol=0)
     torch.testing.assert_close(clip(image)[0], grid_of(pooled, clip, 64))
 
@@ -53,22 +53,22 @@ def test_plain_resnet_is_open_clips_own(resnet: CLIP) -> None:
 def test_maskclip_is_the_last_block_with_every_token_attending_to_itself(vit: CLIP) -> None:
     clip = DenseCLIP(vit.visual, "maskclip")
     image = torch.rand(2, 3, 40, 24)
-    reader = clip.reader
-    assert isinstance(reader, ViTReader)
-    tokens, _, (h, w) = reader.tokens(normalised(clip, image))
+    dense = clip.tower
+    assert isinstance(dense, DenseViT)
+    tokens, _, (h, w) = dense.tokens(normalised(clip, image))
     only_itself = torch.full((1 + h * w, 1 + h * w), -torch.inf).fill_diagonal_(0)
     block = vit.visual.transformer.resblocks[-1]
-    expected = reader.anatomy.project(block(tokens, attn_mask=only_itself))[:, 1:].transpose(1, 2).reshape(2, -1, h, w)
+    expected = dense.adapter.project(block(tokens, attn_mask=only_itself))[:, 1:].transpose(1, 2).reshape(2, -1, h, w)
     torch.testing.assert_close(clip(image)[0], expected, atol=1e-6, rtol=1e-5)
 
 
 @torch.no_grad()
-def test_value_is_the_projected_values_alone(vit: CLIP) -> None:
+def test_value_is_the_output_projection_of_the_values(vit: CLIP) -> None:
     image = torch.rand(1, 3, 32, 32)
     clip = DenseCLIP(vit.visual, "value")
-    reader = clip.reader
-    assert isinstance(reader, ViTReader)
-    tokens, _, _ = reader.tokens(normalised(clip, image))
+    dense = clip.tower
+    assert isinstance(dense, DenseViT)
+    tokens, _, _ = dense.tokens(normalised(clip, image))
     block = vit.visual.transformer.resblocks[-1]
     weight, bias = block.attn.in_proj_weight.chunk(3)[2], block.attn.in_proj_bias.chunk(3)[2]
     values = block.attn.out_proj(block.ln_1(tokens) @ weight.T + bias)
@@ -91,7 +91,7 @@ def test_resnet_values_are_two_1x1_convolutions(resnet: CLIP) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (9, 8), (37, 91), (32, 200)])
-def test_any_size_goes(any_clip: CLIP, height: int, width: int) -> None:
+def test_images_of_any_size(any_clip: CLIP, height: int, width: int) -> None:
     clip = DenseCLIP(any_clip.visual)
     features, keys = clip(torch.rand(1, 3, height, width), with_keys=True)
     covered = clip.covered_size(height, width)
@@ -111,7 +111,7 @@ def test_padding_is_the_mean_colour(vit: CLIP) -> None:
     torch.testing.assert_close(clip(image)[0], clip(padded)[0], atol=1e-6, rtol=1e-5)
 
 
-def test_frozen_means_frozen(any_clip: CLIP) -> None:
+def test_a_dense_clip_stays_frozen(any_clip: CLIP) -> None:
     clip = DenseCLIP(any_clip.visual)
     container = torch.nn.Sequential(clip).train()
     assert not clip.training and container.training
@@ -119,10 +119,10 @@ def test_frozen_means_frozen(any_clip: CLIP) -> None:
     assert not any(parameter.requires_grad for parameter in clip.parameters())
 
 
-def test_strategies_that_a_tower_does_not_have(vit: CLIP, resnet: CLIP) -> None:
+def test_unsupported_strategies(vit: CLIP, resnet: CLIP) -> None:
     with pytest.raises(InputError, match=r"unknown strategy 'values'.*clip, maskclip, value, sclip"):
         DenseCLIP(vit.visual, "values")
-    with pytest.raises(InputError, match=r"'naclip' has no meaning for this image tower, a ResNet.*choose one of clip, maskclip, value"):
+    with pytest.raises(InputError, match=r"a ResNet, does not support model.strategy=naclip: choose one of clip, maskclip, value"):
         DenseCLIP(resnet.visual, "naclip")
     with pytest.raises(InputError, match=r"'proxyclip' needs a proxy.*model.proxy=vit_base_patch8_224.dino"):
         DenseCLIP(vit.visual, "proxyclip")

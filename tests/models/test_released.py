@@ -1,21 +1,19 @@
-"""The released code of the authors, number by number: outputs of their code on refilled weights (`refill.py`)."""
+"""Outputs of the authors' released code on refilled weights (`refill.py`)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import open_clip
 import pytest
 import torch
-from conftest import ROOT
 from omegaconf import DictConfig
+from support.goldens import GOLDENS, ComputedOnce, golden, golden_image, refilled_visual
 from support.refill import refill
-from torch import Tensor
 
 from maskclip import DenseCLIP, MaskCLIP, Released, Vocabulary
 from maskclip.clip.text_embeddings import TEMPLATE_SETS, embed_vocabulary
-from maskclip.clip.towers import ViTReader
+from maskclip.clip.towers import DenseViT
 from maskclip.functional import resize
 from maskclip.inference.labels import decide
 from maskclip.inference.predict import predict_logits, rule_of
@@ -23,7 +21,6 @@ from maskclip.inference.protocol import NATIVE
 from maskclip.models.released import alter_tower
 from maskclip.programs.config import plain
 
-GOLDENS = np.load(ROOT / "tests" / "assets" / "goldens.npz")
 OFFICIAL = Released(
     exact_gelu=True,
     layer_norm_eps=True,
@@ -40,53 +37,50 @@ SIZES = {"a": (300, 429), "b": (174, 250)}  # of the images before they were res
 LOGITS = {"atol": 2e-6, "rtol": 0.0}  # of cosines, which are about 0.1 here
 
 
-def golden(key: str) -> Tensor:
-    return torch.from_numpy(GOLDENS[key])
-
-
-def image(name: str) -> Tensor:
-    return golden(f"rgb_{name}").permute(2, 0, 1)[None].float() / 255
-
-
 @pytest.fixture(scope="module")
 def official() -> DenseCLIP:
-    visual = refill(open_clip.create_model("ViT-B-16"), "visual.").visual
+    visual = refilled_visual("ViT-B-16-quickgelu")  # `exact_gelu` replaces its activation
     alter_tower(visual, OFFICIAL)
     return DenseCLIP(visual, normalisation="imagenet", projected_keys=True)
 
 
 @pytest.fixture(scope="module")
-def faithful() -> DenseCLIP:
-    return DenseCLIP(refill(open_clip.create_model("ViT-B-16-quickgelu"), "visual.").visual, normalisation="imagenet")
+def official_once(official: DenseCLIP) -> ComputedOnce:
+    return ComputedOnce(official)
 
 
-def model_for(clip: DenseCLIP, text: str, option: str, released: Released) -> MaskCLIP:
+@pytest.fixture(scope="module")
+def faithful() -> ComputedOnce:
+    return ComputedOnce(DenseCLIP(refilled_visual("ViT-B-16-quickgelu"), normalisation="imagenet"))
+
+
+def model_for(clip: ComputedOnce, text: str, option: str, released: Released) -> MaskCLIP:
     embeddings = golden("text_synth20_512" if text == "synth20" else f"text_ViT-B-16_{text}")
     words = Vocabulary([str(i) for i in range(len(embeddings))])
     pd = float(GOLDENS[f"{text}_pd_thresh"]) if "pd" in option else None
     ks = None if option in ("plain", "pd") else float(GOLDENS[f"{text}_ksmix_thresh"]) if option == "ksmix" else 1.0
-    return MaskCLIP(clip, words, embeddings, ks, pd, released=released)
+    return MaskCLIP(clip, words, embeddings, ks, pd, released=released)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["a", "b"])
 def test_normalisation(official: DenseCLIP, name: str) -> None:
-    normalised = (image(name) - official.mean) / official.std
+    normalised = (golden_image(name) - official.mean) / official.std
     torch.testing.assert_close(normalised[0, :, :8, :8], golden(f"norm_{name}_corner"), atol=2e-6, rtol=0)
 
 
 @torch.no_grad()
-def test_intermediates(official: DenseCLIP) -> None:
-    features, keys = official(image("a"), with_keys=True)
+def test_intermediates(official: DenseCLIP, official_once: ComputedOnce) -> None:
+    features, keys = official_once(golden_image("a"), with_keys=True)
     assert keys is not None
     torch.testing.assert_close(features[0], golden("inter_a_feat"), atol=5e-5, rtol=0)
     torch.testing.assert_close(keys[0].flatten(1).T, golden("inter_a_k"), atol=5e-5, rtol=0)
-    reader = official.reader
-    assert isinstance(reader, ViTReader)
+    dense = official.tower
+    assert isinstance(dense, DenseViT)
     for name, expected in (("a", golden("inter_a_v")), ("b", golden("inter_b_v_c0_64"))):
-        pixels = image(name)
-        tokens, blocks, _ = reader.tokens((pixels - official.mean) / official.std)
-        path = blocks[0].merge(blocks[0].project(blocks[0].norm(tokens), 2, patches_only=True)) + tokens[:, 1:]
-        values = reader.anatomy.tower.ln_post(path + blocks[0].mlp(path))[0].T  # type: ignore[union-attr, operator]
+        pixels = golden_image(name)
+        tokens, blocks, _ = dense.tokens((pixels - official.mean) / official.std)
+        path = blocks[0].output_projection(blocks[0].project(blocks[0].norm(tokens), 2, patches_only=True)) + tokens[:, 1:]
+        values = dense.adapter.tower.ln_post(path + blocks[0].mlp(path))[0].T  # type: ignore[union-attr, operator]
         torch.testing.assert_close(values[: len(expected)], expected.flatten(1), atol=5e-5, rtol=0)
 
 
@@ -95,8 +89,8 @@ def test_intermediates(official: DenseCLIP) -> None:
 @pytest.mark.parametrize(
     ("text", "option"), [(t, o) for t in ("five", "synth20") for o in ("plain", "ks", "pd", "kspd", "ksmix")] + [("voc", "plain")]
 )
-def test_logits_and_labels(official: DenseCLIP, text: str, option: str, name: str) -> None:
-    model, pixels = model_for(official, text, option, OFFICIAL), image(name)
+def test_logits_and_labels(official_once: ComputedOnce, text: str, option: str, name: str) -> None:
+    model, pixels = model_for(official_once, text, option, OFFICIAL), golden_image(name)
     logits, expected = model(pixels)[0], golden(f"{text}_{option}_{name}_logits")
     smoothed = option.startswith("ks")
     tolerance = {"atol": 1e-5 * expected.abs().max().item(), "rtol": 0.0} if smoothed else LOGITS
@@ -108,9 +102,9 @@ def test_logits_and_labels(official: DenseCLIP, text: str, option: str, name: st
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["a", "b"])
-def test_a_faithful_clip(faithful: DenseCLIP, name: str) -> None:
-    embeddings, pixels = golden("text_ViT-B-16-quickgelu_five"), image(name)
-    model = MaskCLIP(faithful, Vocabulary(FIVE), embeddings, released=Released(stretch=True))
+def test_a_faithful_clip(faithful: ComputedOnce, name: str) -> None:
+    embeddings, pixels = golden("text_ViT-B-16-quickgelu_five"), golden_image(name)
+    model = MaskCLIP(faithful, Vocabulary(FIVE), embeddings, released=Released(stretch=True))  # type: ignore[arg-type]
     logits = model(pixels)
     torch.testing.assert_close(logits[0], golden(f"faithful_{name}_logits"), **LOGITS)
     labels = decide(resize(predict_logits(model, pixels, NATIVE), SIZES[name]), rule_of(model))["labels"][0]
@@ -118,13 +112,13 @@ def test_a_faithful_clip(faithful: DenseCLIP, name: str) -> None:
 
 
 @torch.no_grad()
-def test_each_habit_changes_the_result(official: DenseCLIP, faithful: DenseCLIP) -> None:
-    """Were an option without effect, the goldens would not notice that it is not wired up."""
-    pixels = image("b")
-    reference = model_for(official, "synth20", "kspd", OFFICIAL)(pixels)
-    for habit in ("channel_unit_keys", "raw_votes"):
-        others = Released(**{name: name != habit for name in OFFICIAL.names})
-        assert not torch.allclose(model_for(official, "synth20", "kspd", others)(pixels), reference, rtol=1e-3)
+def test_each_difference_changes_the_result(official_once: ComputedOnce, faithful: ComputedOnce) -> None:
+    """The goldens alone would not detect an option that is not passed on."""
+    pixels = golden_image("b")
+    reference = model_for(official_once, "synth20", "kspd", OFFICIAL)(pixels)
+    for difference in ("channel_unit_keys", "raw_votes"):
+        others = Released(**{name: name != difference for name in OFFICIAL.names})
+        assert not torch.allclose(model_for(official_once, "synth20", "kspd", others)(pixels), reference, rtol=1e-3)
     assert not torch.allclose(model_for(faithful, "synth20", "plain", OFFICIAL)(pixels), golden("synth20_plain_b_logits"), atol=1e-4)
 
 
@@ -136,6 +130,6 @@ def test_text_embeddings(architecture: str, compose_cfg: Callable[..., DictConfi
     embeddings = embed_vocabulary(model, tokenizer, Vocabulary(FIVE), TEMPLATE_SETS["maskclip"])  # type: ignore[arg-type]
     torch.testing.assert_close(embeddings, golden(f"text_{architecture}_five"), atol=2e-6, rtol=0)
     voc = Vocabulary(**plain(compose_cfg("eval", "data=voc20").classes))
-    words, chosen = [words[0] for words in voc.words], [0, 10, 15, 19]  # 85 sentences each: those spelled in another way
+    words, chosen = [words[0] for words in voc.words], [0, 10, 15, 19]  # names that the prompts spell differently; 85 sentences each
     part = embed_vocabulary(model, tokenizer, Vocabulary([words[i] for i in chosen]), TEMPLATE_SETS["maskclip"])  # type: ignore[arg-type]
     torch.testing.assert_close(part, golden(f"text_{architecture}_voc")[chosen], atol=2e-6, rtol=0)

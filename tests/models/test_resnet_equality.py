@@ -1,14 +1,11 @@
-"""RN50 against an independent computation in float64, written from the paper's text and CLIP's architecture."""
+"""RN50 against an independent implementation in float64, from the paper's text and CLIP's architecture."""
 
 from __future__ import annotations
 
-import numpy as np
-import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT
-from support.refill import refill
+from support.goldens import ComputedOnce, golden, golden_image, refilled_visual
 from torch import Tensor
 
 from maskclip import DenseCLIP, MaskCLIP, Released, Vocabulary
@@ -16,20 +13,19 @@ from maskclip.functional import resize
 from maskclip.inference.labels import decide
 from maskclip.inference.predict import rule_of
 
-GOLDENS = np.load(ROOT / "tests" / "assets" / "goldens.npz")
 OFFICIAL = Released(imagenet_normalisation=True, channel_unit_keys=True, raw_votes=True, remove_all=True, softmax=True)
 MEAN, STD = torch.tensor([123.675, 116.28, 103.53]).double(), torch.tensor([58.395, 57.12, 57.375]).double()
-# prompt denoising and the partial key smoothing, far from every probability that they are compared with
+# of prompt denoising and of partial key smoothing; no probability in the images is close to them
 THRESHOLDS = {"five": (0.217, 0.27224), "synth20": (0.5, 0.38419)}
 SIZES = {"a": (300, 429), "b": (174, 250)}
-Weights = dict[str, Tensor]
 
 
 class Independent:
-    """CLIP's ModifiedResNet with numbers for layers, in float64."""
+    """CLIP's ModifiedResNet in float64, from its state dict."""
 
-    def __init__(self, state: Weights) -> None:
-        self.w = {name.removeprefix("visual."): value.double() for name, value in state.items() if name.startswith("visual.")}
+    def __init__(self, state: dict[str, Tensor]) -> None:
+        self.w = {name: value.double() for name, value in state.items()}
+        self.trunks: dict[bytes, Tensor] = {}
 
     def conv(self, x: Tensor, conv: str, norm: str, stride: int = 1, relu: bool = True) -> Tensor:
         kernel = self.w[f"{conv}.weight"]
@@ -47,7 +43,13 @@ class Independent:
         return (x + y).clamp(min=0)
 
     def trunk(self, pixels: Tensor) -> Tensor:
-        """(1, 2048, h, w) of an RGB image (H, W, 3) in 0..255."""
+        """(1, 2048, h, w) of an RGB image (H, W, 3) in 0..255; computed once for each image."""
+        key = pixels.numpy().tobytes()
+        if key not in self.trunks:
+            self.trunks[key] = self._trunk(pixels)
+        return self.trunks[key]
+
+    def _trunk(self, pixels: Tensor) -> Tensor:
         x = ((pixels.double() - MEAN) / STD).permute(2, 0, 1)[None]
         x = self.conv(x, "conv1", "bn1", stride=2)
         x = F.avg_pool2d(self.conv(self.conv(x, "conv2", "bn2"), "conv3", "bn3"), 2)
@@ -66,7 +68,7 @@ class Independent:
         return self.linear(self.linear(tokens, "v_proj"), "c_proj"), self.linear(tokens, "k_proj"), (x.shape[1], x.shape[2])
 
     def pooled(self, pixels: Tensor, heads: int = 32) -> Tensor:
-        """(1 + N, 1024): attention pooling with the output of every token, the mean first, head by head."""
+        """Outputs (1 + N, 1024) of the attention pooling for all tokens, the mean token first."""
         x = self.trunk(pixels)[0]
         tokens, positions = x.flatten(1).T, self.w["attnpool.positional_embedding"]
         grid = positions[1:].T.reshape(1, -1, 7, 7)
@@ -86,7 +88,7 @@ class Independent:
 
 
 def refined(features: Tensor, keys: Tensor, text: Tensor, pd: float | None, ks: float | None) -> Tensor:
-    """(N, C): cosines, prompt denoising, key smoothing as the released code does them, with the full N x N matrix."""
+    """Cosines, prompt denoising and key smoothing (N, C) as in the released code, with the full N x N matrix."""
     logits = features / features.norm(dim=1, keepdim=True) @ text.double().T
     if pd is not None:
         certain = (100 * logits).softmax(1).max(0).values >= pd
@@ -100,24 +102,28 @@ def refined(features: Tensor, keys: Tensor, text: Tensor, pd: float | None, ks: 
 
 
 @pytest.fixture(scope="module")
-def model() -> torch.nn.Module:
-    return refill(open_clip.create_model("RN50"), "visual.")
+def independent() -> Independent:
+    return Independent(refilled_visual("RN50").state_dict())
+
+
+@pytest.fixture(scope="module")
+def clip() -> ComputedOnce:
+    return ComputedOnce(DenseCLIP(refilled_visual("RN50"), normalisation="imagenet"))
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["a", "b"])
 @pytest.mark.parametrize("text", ["five", "synth20"])
-def test_logits_and_labels(model: open_clip.CLIP, text: str, name: str) -> None:
-    pixels = torch.from_numpy(GOLDENS[f"rgb_{name}"])
+def test_logits_and_labels(independent: Independent, clip: ComputedOnce, text: str, name: str) -> None:
+    pixels = golden(f"rgb_{name}")
     height, width = pixels.shape[:2]
-    embeddings = torch.from_numpy(GOLDENS["text_synth20_1024" if text == "synth20" else "text_RN50_five"])
-    features, keys, grid = Independent(model.state_dict()).read(pixels)
-    clip = DenseCLIP(model.visual, normalisation="imagenet")
+    embeddings = golden("text_synth20_1024" if text == "synth20" else "text_RN50_five")
+    features, keys, grid = independent.read(pixels)
     words = Vocabulary([str(i) for i in range(len(embeddings))])
     for pd, ks in ((None, None), (None, 1.0), (THRESHOLDS[text][0], None), (THRESHOLDS[text][0], 1.0), (None, THRESHOLDS[text][1])):
         expected = refined(features, keys, embeddings, pd, ks).T.unflatten(1, grid)
-        ours = MaskCLIP(clip, words, embeddings, ks, pd, released=OFFICIAL)
-        logits = ours(pixels.permute(2, 0, 1)[None].float() / 255)
+        ours = MaskCLIP(clip, words, embeddings, ks, pd, released=OFFICIAL)  # type: ignore[arg-type]
+        logits = ours(golden_image(name))
         tolerance = 2e-6 if ks is None else 1e-5 * expected.abs().max().item()
         torch.testing.assert_close(logits[0].double(), expected, atol=tolerance, rtol=0)
         both = [decide(resize(resize(x, (height, width)), SIZES[name]), rule_of(ours))["labels"] for x in (logits, expected[None].float())]
@@ -125,21 +131,19 @@ def test_logits_and_labels(model: open_clip.CLIP, text: str, name: str) -> None:
 
 
 @torch.no_grad()
-def test_the_thresholds_divide(model: open_clip.CLIP) -> None:
-    """The partial key smoothing of the test above leaves some positions and smooths others."""
-    pixels = torch.from_numpy(GOLDENS["rgb_a"])
-    features, _, _ = Independent(model.state_dict()).read(pixels)
+def test_the_thresholds_divide(independent: Independent) -> None:
+    """The partial key smoothing of the test above smooths some positions and leaves others."""
+    features, _, _ = independent.read(golden("rgb_a"))
     for text, key in (("five", "text_RN50_five"), ("synth20", "text_synth20_1024")):
-        cosines = F.normalize(features, dim=1) @ torch.from_numpy(GOLDENS[key]).double().T
+        cosines = F.normalize(features, dim=1) @ golden(key).double().T
         smoothed = ((100 * cosines).softmax(1).max(1).values < THRESHOLDS[text][1]).double().mean()
         assert 0.2 < smoothed < 0.7
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("width", [224, 320])
-def test_attention_pooling_at_every_position(model: open_clip.CLIP, width: int) -> None:
-    pixels = torch.from_numpy(GOLDENS["rgb_a"])[:, :width]  # the native grid of 7 x 7, and one of 7 x 10
-    expected = Independent(model.state_dict()).pooled(pixels)
-    clip = DenseCLIP(model.visual, "clip", normalisation="imagenet")
-    features, _ = clip(pixels.permute(2, 0, 1)[None].float() / 255)
-    torch.testing.assert_close(features[0].flatten(1).T.double(), expected[1:], atol=5e-5, rtol=0)
+def test_attention_pooling_at_every_position(independent: Independent, width: int) -> None:
+    pixels = golden("rgb_a")[:, :width]  # the native grid of 7 x 7, and one of 7 x 10
+    clip = DenseCLIP(refilled_visual("RN50"), "clip", normalisation="imagenet")
+    features, _ = clip(golden_image("a")[..., :width])
+    torch.testing.assert_close(features[0].flatten(1).T.double(), independent.pooled(pixels)[1:], atol=5e-5, rtol=0)

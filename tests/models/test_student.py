@@ -1,3 +1,5 @@
+"""Students: classifier, sizes, saving and loading."""
+
 from __future__ import annotations
 
 import errno
@@ -10,22 +12,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from support.students import NETWORK, small_student
 
 from maskclip import InputError, Student, load_student
 
-NETWORK: dict[str, Any] = {"encoder": "resnet18", "weights": None, "decoder_channels": 16, "encoder_depth": 3}
-
-
-def student(names: tuple[str, ...] = ("cat", "dog", "sky"), background: bool = False) -> Student:
-    torch.manual_seed(0)
-    made = Student({"names": list(names), "background": background}, embedding_dim=8, **NETWORK)
-    made.text_embeddings.copy_(F.normalize(torch.randn(len(made.vocabulary.words), 8), dim=1))
-    return made.eval()
-
 
 @torch.no_grad()
-def test_scores_are_dot_products_with_the_text() -> None:
-    model, image = student(), torch.rand(1, 3, 64, 96)
+def test_logits_are_dot_products_with_the_text_embeddings() -> None:
+    model, image = small_student(), torch.rand(1, 3, 64, 96)
     features = model.network((image - model.mean) / model.std)
     assert features.shape == (1, 8, 16, 24) and torch.equal(features, model.features(image))
     expected = torch.tensordot(model.text_embeddings, features[0], dims=1)[None]
@@ -34,7 +28,7 @@ def test_scores_are_dot_products_with_the_text() -> None:
 
 @torch.no_grad()
 def test_background_is_one_learned_unit_row() -> None:
-    model = student(("background", "cat"), background=True)
+    model = small_student(("background", "cat"), background=True)
     rows = model.classifier()
     assert rows.shape == (2, 8)
     torch.testing.assert_close(rows.norm(dim=1), torch.ones(2))
@@ -46,33 +40,33 @@ def test_background_is_one_learned_unit_row() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize(("height", "width"), [(33, 50), (1, 1), (64, 64)])
 def test_sizes_that_the_stride_does_not_divide(height: int, width: int) -> None:
-    model = student()
+    model = small_student()
     logits = model(torch.rand(1, 3, height, width))
     covered = model.covered_size(height, width)
     assert logits.shape == (1, 3, covered[0] // 4, covered[1] // 4)
 
 
 def test_every_parameter_is_trained() -> None:
-    """A parameter without a gradient is dead weight, and stops DDP."""
-    model = student(("background", "cat"), background=True).train()
+    """DDP does not accept parameters without a gradient."""
+    model = small_student(("background", "cat"), background=True).train()
     model(torch.rand(2, 3, 64, 64)).square().sum().backward()
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
 def test_text_embeddings_are_not_trained() -> None:
-    assert "text_embeddings" not in dict(student().named_parameters())
-    assert "text_embeddings" in student().state_dict()
+    assert "text_embeddings" not in dict(small_student().named_parameters())
+    assert "text_embeddings" in small_student().state_dict()
 
 
-def test_segment_gives_the_pictures_own_size() -> None:
-    assert student().segment(Image.new("RGB", (50, 33))).shape == (33, 50)
+def test_segment_returns_the_size_of_the_image() -> None:
+    assert small_student().segment(Image.new("RGB", (50, 33))).shape == (33, 50)
     with pytest.raises(InputError, match=r"Image.open\(path\)"):
-        student().segment("photo.jpg")  # type: ignore[arg-type]
+        small_student().segment("photo.jpg")  # type: ignore[arg-type]
 
 
 @torch.no_grad()
 def test_normalised_features_and_temperature() -> None:
-    model = student()
+    model = small_student()
     features = torch.randn(1, 8, 3, 4)
     plain = model.classify(features)
     model.temperature = 20.0
@@ -87,17 +81,17 @@ def test_normalised_features_and_temperature() -> None:
     [
         ({"encoder": "resnet19"}, r"student.encoder=resnet19"),
         ({"arch": "deeplabv4"}, r"student.arch=deeplabv4: choose one of deeplabv2, deeplabv3plus"),
-        ({"arch": "deeplabv2", "encoder": "resnet18", "decoder_channels": 3}, r"deeplabv2 has no decoder_channels"),
+        ({"arch": "deeplabv2", "encoder": "resnet18", "decoder_channels": 3}, r"unknown options: decoder_channels"),
         ({"arch": "unetplusplus", "encoder": "mit_b0"}, r"student.arch=unetplusplus with encoder=mit_b0 cannot be built"),
         ({"arch": "fpn", "encoder": "resnet18", "rates": 3}, r"student.arch=fpn with encoder=resnet18 cannot be built"),
     ],
 )
-def test_networks_that_cannot_be(options: dict[str, Any], message: str) -> None:
+def test_networks_that_cannot_be_built(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Student({"names": ["cat"]}, 8, weights=None, **options)
 
 
-def test_a_saved_student_is_the_student(tmp_path: Path) -> None:
+def test_saving_and_loading_a_student(tmp_path: Path) -> None:
     names = ("background", "cat", "dog")
     torch.manual_seed(0)
     words = {"names": list(names), "prompts": {"cat": ["cat", "kitten"]}, "unseen": ["dog"], "background": True}
@@ -116,7 +110,7 @@ def test_a_saved_student_is_the_student(tmp_path: Path) -> None:
     again.save(tmp_path / "t")
     assert (tmp_path / "t" / "student.safetensors").read_bytes() == (tmp_path / "s" / "student.safetensors").read_bytes()
     (tmp_path / "s" / "student.json").write_text("{}")
-    with pytest.raises(InputError, match="not a checkpoint of a MaskCLIP"):
+    with pytest.raises(InputError, match=r"not a checkpoint of a MaskCLIP\+ student"):
         load_student(tmp_path / "s")
 
 
@@ -129,33 +123,33 @@ def test_bad_checkpoints(tmp_path: Path) -> None:
 
 
 def test_files_of_two_exports_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kill between the two renames of an export onto an older folder: no weights under the class order of others."""
-    student(("cat", "dog", "sky")).save(tmp_path)
-    newer = student(("sky", "cat", "dog"))
+    """A process killed between the two renames of an export leaves the weights of one and the classes of another."""
+    small_student(("cat", "dog", "sky")).save(tmp_path)
+    newer = small_student(("sky", "cat", "dog"))
     newer.text_embeddings.copy_(newer.text_embeddings.roll(1, 0))
-    real, left = Path.replace, [1]
+    real, remaining = Path.replace, [1]
 
     def killed(path: Path, target: Path) -> Path:
-        if not left[0]:
+        if not remaining[0]:
             raise KeyboardInterrupt
-        left[0] -= 1
+        remaining[0] -= 1
         return real(path, target)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Path, "replace", killed)
         newer.save(tmp_path)
-    with pytest.raises(InputError, match=r"student.safetensors and student.json beside it are of two different exports .*export.py"):
+    with pytest.raises(InputError, match=r"student.safetensors and student.json belong to two different exports .*export.py"):
         load_student(tmp_path)
     newer.save(tmp_path)
     assert load_student(tmp_path).vocabulary.names == ["sky", "cat", "dog"]
 
 
-def test_why_a_student_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    student().save(tmp_path / "s")
+def test_messages_about_unreadable_students(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_student().save(tmp_path / "s")
     (tmp_path / "s" / "student.safetensors").unlink()
     with pytest.raises(InputError, match=r"cannot read .*student.safetensors \(model.checkpoint\): No such file"):
         load_student(tmp_path / "s")
-    student().save(tmp_path / "s")
+    small_student().save(tmp_path / "s")
     about = json.loads((tmp_path / "s" / "student.json").read_text())
     (tmp_path / "s" / "student.json").write_text(json.dumps(about | {"student": about["student"] | {"encoder": "resnet19"}}))
     with pytest.raises(InputError, match=r"^student.encoder=resnet19"):
@@ -164,7 +158,7 @@ def test_why_a_student_cannot_be_read(tmp_path: Path, monkeypatch: pytest.Monkey
     def denied(path: Path) -> bytes:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-    student().save(tmp_path / "s")
+    small_student().save(tmp_path / "s")
     monkeypatch.setattr(Path, "read_bytes", denied)
     with pytest.raises(InputError, match=r"cannot read .*student.safetensors \(model.checkpoint\): Permission denied"):
         load_student(tmp_path / "s")

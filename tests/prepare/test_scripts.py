@@ -318,7 +318,10 @@ def test_from_the_release_to_a_step_of_training(name: str, data: str, labels: st
         "logger=none",
         "images_to_save=1",
     ]
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"), pytest.warns(UserWarning, match="mean nothing to it"):
+    with (
+        initialize_config_dir(str(ROOT / "conf"), version_base="1.3"),
+        pytest.warns(UserWarning, match="trained on the textures"),
+    ):
         card, student = train_student(compose("train", overrides=overrides), tmp_path / "out")
     assert card is not None and card["images"] == 2 and 0 <= card["pixel_accuracy"] <= 100
     assert len(student.vocabulary) == len(card["iou"]) and np.load(tmp_path / "out" / "confusion.npy").sum() > 0

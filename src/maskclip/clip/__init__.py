@@ -1,4 +1,4 @@
-"""CLIP's image towers, read densely."""
+"""A frozen CLIP: image towers with dense features, text embeddings and weights."""
 
 from maskclip.clip.dense import DenseCLIP
 from maskclip.clip.frozen import Frozen

@@ -1,4 +1,4 @@
-"""Frozen: what is never trained."""
+"""Base class of modules that are never trained."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing_extensions import Self
 
 
 class Frozen(nn.Module):
-    """A module that stays in eval mode and without gradients, whatever contains it says."""
+    """A module that stays in eval mode, even if a parent module calls `train()`. `freeze` switches gradients off."""
 
     def freeze(self) -> None:
         self.requires_grad_(False)

@@ -1,10 +1,9 @@
-"""Whole CLIP models from open_clip: by name of architecture and weights, or with weights from a file."""
+"""Load complete CLIP models of open_clip, with weights by name or from a file."""
 
 from __future__ import annotations
 
 import logging
 import math
-import os
 import pickle
 import warnings
 from pathlib import Path
@@ -19,7 +18,7 @@ from maskclip.clip.activation import computes_quick_gelu, trained_with_quick_gel
 from maskclip.clip.weights import State, is_torchscript, read_state_dict, read_tensors, weights_among
 from maskclip.errors import InputError
 from maskclip.fingerprint import weights_sha256
-from maskclip.process_wide import Held
+from maskclip.process_wide import SettingOverride
 
 
 def _levels() -> tuple[int, ...]:
@@ -33,32 +32,34 @@ def _set_levels(levels: tuple[int, ...]) -> None:
 
 LOGGERS = (logging.getLogger(), logging.getLogger("huggingface_hub"))
 
-QUIET: Held[tuple[int, ...]] = Held(_levels, _set_levels, (logging.CRITICAL, logging.CRITICAL))
-"""Silences open_clip, which logs on the root logger what it did not load: the caller loads it or raises an error."""
+QUIET: SettingOverride[tuple[int, ...]] = SettingOverride(_levels, _set_levels, (logging.CRITICAL, logging.CRITICAL))
+"""Silences open_clip's warnings on the root logger about weights that it did not load; `load_clip` loads them or raises."""
 
 
 def _missing(architecture: str, pretrained: str) -> InputError:
     source = open_clip.get_pretrained_cfg(architecture, pretrained) or {}
-    where = f"https://huggingface.co/{source['hf_hub'].rstrip('/')}" if source.get("hf_hub") else source.get("url", "")
+    url = f"https://huggingface.co/{source['hf_hub'].rstrip('/')}" if source.get("hf_hub") else source.get("url", "")
     return InputError(
-        f"the weights {pretrained!r} of {architecture} are not on this machine and could not be downloaded now. Connect once so "
-        f"that open_clip can fetch them, or fetch them elsewhere ({where}) and give the file: model.pretrained=/path/to/file "
-        "(teacher.pretrained in training). The model that ships with the project needs no download: model=maskclip_textures"
+        f"the weights {pretrained!r} of {architecture} are not on this machine and could not be downloaded. Connect to the internet "
+        f"once, or download them elsewhere from {url} and pass the file: model.pretrained=/path/to/file "
+        "(teacher.pretrained in training). model=maskclip_textures ships with the project and needs no download"
     )
 
 
 def load_clip(architecture: str, pretrained: str | None, with_text: bool = True) -> CLIP:
-    """A CLIP in eval mode on the CPU, float32, with `visual`, `encode_text` and `logit_scale`.
+    """A float32 CLIP on the CPU in eval mode, with `visual`, `encode_text` and `logit_scale`.
 
-    `architecture` is a name of `open_clip.list_models()` or "maskclip-tiny"; `pretrained` a tag of
-    `open_clip.list_pretrained_tags_by_model`, a file, or None for random weights (tests, dry runs). Without `with_text`
-    a file need not hold a text tower, and what `encode_text` says means nothing.
-    Raises `InputError` if the architecture is unknown, the weights are out of reach, or they do not fit.
+    `architecture`: a name in `open_clip.list_models()`, or "maskclip-tiny". `pretrained`: a tag of
+    `open_clip.list_pretrained_tags_by_model`, a file, or None for random weights. `with_text=False` also accepts a file
+    without a text tower; `encode_text` is then meaningless.
+
+    Raises `InputError` if the architecture is unknown, or the weights cannot be downloaded, cannot be read or do not fit.
     """
     tiny.register()
     if architecture not in open_clip.list_models():
         raise InputError(
-            f"unknown CLIP architecture {architecture!r}; open_clip.list_models() names them, such as ViT-B-16-quickgelu or RN50-quickgelu"
+            f"unknown CLIP architecture {architecture!r} (model.architecture): choose one of open_clip.list_models(), such as "
+            "ViT-B-16-quickgelu or RN50-quickgelu"
         )
     if architecture == tiny.ARCHITECTURE and pretrained == "textures":
         return _filled(create(architecture), tiny.load_weights(), "the weights that ship with the project").eval()
@@ -73,10 +74,10 @@ def _load_file(architecture: str, path: Path, with_text: bool) -> CLIP:
     tensors, openai = read_tensors(path), is_torchscript(path)
     if openai or twin_of(architecture) is not None:
         _check_activation(architecture, str(path), True if openai else trained_with_quick_gelu(path, tensors))
-    if not openai and len(_normalisations(architecture)) > 1:
+    if not openai and len(normalisations_of(architecture)) > 1:
         warnings.warn(
-            f"{path} does not say how {architecture} was trained to see colours: OpenAI's mean and standard deviation are taken "
-            "(model.normalisation=half, imagenet or none where that is wrong)",
+            f"{path} does not record the image normalisation that {architecture} was trained with: OpenAI's mean and standard "
+            "deviation are used. If that is wrong, set model.normalisation to half, imagenet or none",
             stacklevel=3,
         )
     model = create(architecture, with_text)
@@ -89,23 +90,23 @@ NAMES = {True: "QuickGELU", False: "GELU"}
 
 
 def _check_activation(architecture: str, weights: str, quick: bool | None) -> None:
-    """Refuse weights trained with the other activation; open_clip only warns. Warns if it is unknown (`quick` is None)."""
+    """Raise `InputError` for weights that were trained with the other activation. Warn if theirs is unknown (`quick` is None)."""
     computes, twin = computes_quick_gelu(architecture), twin_of(architecture)
     if quick is None:
         warnings.warn(
-            f"{weights} does not say whether it was trained with GELU or QuickGELU; {architecture} computes "
-            f"{NAMES[computes]}. If that is wrong, labels get worse: use model.architecture={twin} (teacher.architecture in training)",
+            f"{weights} does not record whether it was trained with GELU or QuickGELU; {architecture} computes {NAMES[computes]}. "
+            f"The wrong one makes labels worse: if so, set model.architecture={twin} (teacher.architecture in training)",
             stacklevel=4,
         )
     elif quick != computes:
-        remedy = f"use model.architecture={twin}" if twin else f"it has no twin with {NAMES[quick]}, choose another architecture"
+        remedy = f"use model.architecture={twin}" if twin else "choose another model.architecture"
         raise InputError(f"the weights {weights!r} were trained with {NAMES[quick]}, {architecture} computes {NAMES[computes]}: {remedy}")
 
 
 def create(architecture: str, with_text: bool = True) -> CLIP:
-    """A CLIP with random weights. Without `with_text` its text tower is a toy, so that nothing has to be built for it.
+    """A CLIP with random weights. `with_text=False` saves time and memory by building a tiny text tower.
 
-    Mean and standard deviation of the image tower are those that all pretrained weights of the architecture share, else OpenAI's.
+    The image tower has the mean and standard deviation of `normalisation_of`. Raises `InputError` if open_clip cannot build it.
     """
     try:
         with QUIET:
@@ -118,47 +119,49 @@ def create(architecture: str, with_text: bool = True) -> CLIP:
 
 def _without_text(architecture: str) -> dict[str, Any]:
     if (config := open_clip.get_model_config(architecture)) is None:
-        raise RuntimeError("it has no architecture of that name")
-    toy = {"context_length": 8, "vocab_size": 8, "width": 8, "heads": 1, "layers": 1}
-    return {key: config[key] for key in ("embed_dim", "vision_cfg", "quick_gelu") if key in config} | {"text_cfg": toy}
+        raise RuntimeError("unknown architecture")
+    tiny_text = {"context_length": 8, "vocab_size": 8, "width": 8, "heads": 1, "layers": 1}
+    return {key: config[key] for key in ("embed_dim", "vision_cfg", "quick_gelu") if key in config} | {"text_cfg": tiny_text}
 
 
 def normalisation_of(architecture: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of RGB in 0..1 for an architecture: OpenAI's unless all its pretrained weights have others."""
-    known = _normalisations(architecture)
-    return known.pop() if len(known) == 1 else (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    """Mean and standard deviation of RGB in 0..1 that all pretrained weights of an architecture share, otherwise OpenAI's."""
+    shared = normalisations_of(architecture)
+    return shared.pop() if len(shared) == 1 else (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
 
 
-def _normalisations(architecture: str) -> set[tuple[tuple[float, ...], tuple[float, ...]]]:
+def normalisations_of(architecture: str) -> set[tuple[tuple[float, ...], tuple[float, ...]]]:
+    """The different means and standard deviations of an architecture's pretrained weights."""
     tags = [open_clip.get_pretrained_cfg(architecture, tag) for tag in open_clip.list_pretrained_tags_by_model(architecture)]
     return {(tuple(tag["mean"]), tuple(tag["std"])) for tag in tags if tag.get("mean") and tag.get("std")}
 
 
 def _filled(model: CLIP, state: State, what: str, with_text: bool = True) -> CLIP:
-    """The model with its weights from a state dict; `logit_scale` is NaN where a state without text tower lacks it.
+    """Load a state dict into a model and return the model. Raises `InputError` with the mismatches.
 
-    Raises `InputError` that says what does not fit.
+    `what` names the weights in the message. `logit_scale` becomes NaN if a state dict without text tower lacks it.
     """
     if "text.positional_embedding" in model.state_dict():
         state = convert_to_custom_text_state_dict(state)
-    needed = {name for name in model.state_dict() if with_text or name.startswith("visual.")}
-    given = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
-    if not with_text:
-        given = {name: value for name, value in given.items() if name.startswith("visual.") or name == "logit_scale"}
     shapes = {name: value.shape for name, value in model.state_dict().items()}
+    required = {name for name in shapes if with_text or name.startswith("visual.")}
+    tensors = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+    if not with_text:
+        tensors = {name: value for name, value in tensors.items() if name.startswith("visual.") or name == "logit_scale"}
+    mismatches = {
+        "lacks": required - set(tensors),
+        "has the unknown": set(tensors) - set(shapes),
+        "has another shape for": {name for name in tensors if name in shapes and tensors[name].shape != shapes[name]},
+    }
     problems = [
-        f"{what_is_wrong} {sorted(names)[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
-        for what_is_wrong, names in (
-            ("lacks", needed - set(given)),
-            ("has besides", set(given) - set(shapes)),
-            ("has another shape for", {name for name in given if name in shapes and given[name].shape != shapes[name]}),
-        )
+        f"{problem} {sorted(names)[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+        for problem, names in mismatches.items()
         if names
     ]
     if problems:
-        raise InputError(f"{what} do not fit: the file {', '.join(problems)}")
-    model.load_state_dict(given, strict=False)
-    if "logit_scale" not in given:
+        raise InputError(f"{what} do not fit: the file {', '.join(problems)}. Set model.architecture to that of the weights")
+    model.load_state_dict(tensors, strict=False)
+    if "logit_scale" not in tensors:
         torch.nn.init.constant_(model.logit_scale, math.nan)
     return model
 
@@ -167,7 +170,7 @@ def _load_tag(architecture: str, pretrained: str, with_text: bool) -> CLIP:
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if pretrained not in tags:
         raise InputError(
-            f"{architecture} has no weights {pretrained!r}: no such file, and open_clip's tags are {', '.join(tags) or 'none'}"
+            f"model.pretrained={pretrained} is neither a file nor a tag of {architecture}. Its tags: {', '.join(tags) or 'none'}"
         )
     source = open_clip.get_pretrained_cfg(architecture, pretrained) or {}
     if source.get("quick_gelu"):
@@ -193,23 +196,18 @@ def _load_tag(architecture: str, pretrained: str, with_text: bool) -> CLIP:
 
 
 def load_tokenizer(architecture: str) -> Any:
-    """The tokenizer of an architecture. Raises `InputError` if it needs what is not here."""
+    """The tokenizer of an architecture. Raises `InputError` if it needs another package or a download that fails."""
     try:
         return open_clip.get_tokenizer(architecture)
     except (ImportError, AssertionError) as cause:
         raise InputError(f"the tokenizer of {architecture} needs the package transformers: pip install transformers") from cause
     except OSError as cause:
         raise InputError(
-            f"the tokenizer of {architecture} is not on this machine and could not be downloaded now; connect once, or bring text "
-            "embeddings from a machine that has it (model.text_embeddings; python src/embed_text.py writes them)"
+            f"the tokenizer of {architecture} is not on this machine and could not be downloaded. Connect to the internet once, or "
+            "run python src/embed_text.py on another machine and pass its output: model.text_embeddings=/path/to/file"
         ) from cause
 
 
 def fingerprints(model: CLIP) -> dict[str, str]:
-    """`visual_sha256` of the image tower and `text_sha256` of all the rest of a CLIP."""
+    """SHA-256 of the weights of a CLIP: `visual_sha256` of its image tower, `text_sha256` of everything else."""
     return {"visual_sha256": weights_sha256(model.visual), "text_sha256": weights_sha256(model, without="visual.")}
-
-
-def cache_root() -> Path:
-    """Where text embeddings are kept: $MASKCLIP_CACHE, else ~/.cache/maskclip."""
-    return Path(os.environ.get("MASKCLIP_CACHE", Path.home() / ".cache" / "maskclip"))

@@ -1,4 +1,4 @@
-"""The other network of `proxyclip`: a self-supervised ViT of timm whose features say which positions belong together."""
+"""The second network of the strategy "proxyclip": a self-supervised ViT whose features group the positions of an image."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from maskclip.functional import resize
 
 
 class Proxy(Frozen):
-    """Patch features of a frozen timm ViT, DINO's ViT-B/8 in the authors' code, on its own grid.
+    """Patch features of a frozen timm ViT; ProxyCLIP's code uses DINO's ViT-B/8.
 
-    `name` is a model of timm; `pretrained` False gives it random weights (tests). Raises `InputError` if timm does not
-    know the model, its weights are out of reach, or it is not a ViT.
+    `name`: a model name of timm. `pretrained=False` gives random weights, for tests. Raises `InputError` if the model is
+    unknown or not a ViT, or if its weights cannot be downloaded.
     """
 
     mean: Tensor
@@ -33,9 +33,9 @@ class Proxy(Frozen):
         self.freeze()
 
     def forward(self, image: Tensor, covered: tuple[int, int]) -> Tensor:
-        """Features (B, E, h, w) that cover `covered` pixels, at least the size of `image` (B, 3, H, W) in 0..1.
+        """Features (B, E, h, w) of `image` (B, 3, H, W), RGB in 0..1, padded at the bottom and right to `covered` pixels.
 
-        Where its patch does not divide `covered`, it sees the image at the nearest size of whole patches.
+        If `covered` is not a multiple of the patch size, the padded image is resized to the nearest multiple.
         """
         height, width = image.shape[-2:]
         padded = F.pad((image - self.mean) / self.std, (0, covered[1] - width, 0, covered[0] - height))
@@ -48,18 +48,19 @@ class Proxy(Frozen):
 
 def _load(name: str, pretrained: bool) -> VisionTransformer:
     if name.split(".")[0] not in timm.list_models():
-        raise InputError(f"timm has no model {name!r} (model.proxy); timm.list_models('*dino*', pretrained=True) names some")
+        raise InputError(f"timm has no model {name!r} (model.proxy): timm.list_models('*dino*', pretrained=True) lists suitable ones")
+    unsuitable = InputError(f"{name} (model.proxy) is not a ViT that accepts images of any size: use vit_base_patch8_224.dino")
     try:
         tower: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, dynamic_img_size=True)
     except TypeError:
-        raise InputError(f"{name} (model.proxy) is not a ViT that takes images of any size") from None
+        raise unsuitable from None
     except OSError as cause:
         raise InputError(
-            f"the weights of {name} (model.proxy) are not on this machine and could not be downloaded now; "
-            "connect once so that timm can fetch them from huggingface.co"
+            f"the weights of {name} (model.proxy) are not on this machine and could not be downloaded: "
+            "connect to the internet once, so that timm can download them from huggingface.co"
         ) from cause
     except RuntimeError as cause:
         raise InputError(f"timm has no weights {name!r} (model.proxy): {cause}") from cause
     if not isinstance(tower, VisionTransformer):
-        raise InputError(f"{name} (model.proxy) is not a ViT that takes images of any size")
+        raise unsuitable
     return tower

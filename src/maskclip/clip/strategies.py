@@ -1,8 +1,10 @@
-"""What the last block of a ViT does when its patch tokens are to be read, instead of its class token.
+"""What replaces attention in the last block of a ViT, so that the features of patches become useful.
 
-A strategy says what takes the place of attention (its `mix`), and whether residual and MLP stay. To add one, write its
-mix and enter it in `STRATEGIES`. Notation: X tokens that enter the block, y = N(X), q, k, v its projections, O the output
-projection, d channels of a head, P the projection into the text space behind the final LayerNorm N.
+A strategy consists of an attention function and of flags: whether the residual connection and the MLP stay. To add one,
+write its attention function and add it to `STRATEGIES`.
+
+Notation: X are the tokens that enter the block, y = LN1(X), q, k and v the projections of y, O the output projection, M the
+MLP with its LayerNorm, d the channels of a head. Afterwards the final LayerNorm N and the projection P lead into the text space.
 """
 
 from __future__ import annotations
@@ -15,54 +17,65 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskclip.clip.blocks import KEYS, QUERIES, VALUES, Block
+from maskclip.errors import InputError
 from maskclip.functional import resize
 
 
 @dataclass(frozen=True)
-class Scene:
-    """What a mix may know of the image besides its tokens: the grid (h, w) of patches, and, for `proxyclip`, features of
-    another network, (B, E, H, W), on a grid of at least as many rows and columns over the same pixels."""
+class ImageContext:
+    """What an attention function may use besides the tokens.
+
+    `grid`: rows and columns (h, w) of patches. `proxy`: features (B, E, H, W) of another network for `proxyclip`, on a grid
+    over the same pixels with at least as many rows and columns.
+    """
 
     grid: tuple[int, int]
     proxy: Tensor | None = None
 
 
-Mix = Callable[[Block, Tensor, Scene], Tensor]
-"""From a block and its normed tokens y (B, N, K) to what the patches read, (B, heads, hw, d), before O; with a proxy (B, heads, HW, d)."""
+Attention = Callable[[Block, Tensor, ImageContext], Tensor]
+"""Attended values of the patches (B, heads, hw, d), before O, from a block and its normalised tokens y (B, N, K).
+
+With proxy features they are on the grid of the proxy, (B, heads, HW, d).
+"""
 
 
-def standard(block: Block, y: Tensor, scene: Scene) -> Tensor:
+def standard(block: Block, y: Tensor, context: ImageContext) -> Tensor:
     """softmax(qk'/sqrt d) v: CLIP's own attention."""
     return F.scaled_dot_product_attention(block.project(y, QUERIES, patches_only=True), block.project(y, KEYS), block.project(y, VALUES))
 
 
-def identity(block: Block, y: Tensor, scene: Scene) -> Tensor:
-    """v: every position reads its own value and nothing else."""
+def identity(block: Block, y: Tensor, context: ImageContext) -> Tensor:
+    """v: each position attends to itself only (MaskCLIP, section 3)."""
     return block.project(y, VALUES, patches_only=True)
 
 
-def correlative(block: Block, y: Tensor, scene: Scene) -> Tensor:
-    """[softmax(qq'/sqrt d) + softmax(kk'/sqrt d)] v."""
+def correlative(block: Block, y: Tensor, context: ImageContext) -> Tensor:
+    """[softmax(qq'/sqrt d) + softmax(kk'/sqrt d)] v (SCLIP)."""
     values = block.project(y, VALUES)
-    return _with_itself(block, y, QUERIES, values) + _with_itself(block, y, KEYS, values)
+    return _self_attention(block, y, QUERIES, values) + _self_attention(block, y, KEYS, values)
 
 
-def query_query(block: Block, y: Tensor, scene: Scene) -> Tensor:
-    """softmax(qq'/sqrt d) v."""
-    return _with_itself(block, y, QUERIES, block.project(y, VALUES))
+def query_query(block: Block, y: Tensor, context: ImageContext) -> Tensor:
+    """softmax(qq'/sqrt d) v (ClearCLIP)."""
+    return _self_attention(block, y, QUERIES, block.project(y, VALUES))
 
 
-def neighbours(block: Block, y: Tensor, scene: Scene, sigma: float = 5.0) -> Tensor:
-    """softmax(kk'/sqrt d + G) v with G_ij = exp(-|p_i - p_j|^2 / 2 sigma^2) in patches, 0 for the class token."""
-    rows, columns = (_gaussian(size, sigma, y) for size in scene.grid)
+def neighbourhood(block: Block, y: Tensor, context: ImageContext, sigma: float = 5.0) -> Tensor:
+    """softmax(kk'/sqrt d + G) v with G_ij = exp(-|p_i - p_j|^2 / 2 sigma^2), 0 for the class token (NACLIP).
+
+    p are the positions of patches and `sigma` is in patches.
+    """
+    rows, columns = (_gaussian(size, sigma, y) for size in context.grid)
     window = F.pad(torch.kron(rows, columns), (block.prefix, 0))  # hw x N
-    return _with_itself(block, y, KEYS, block.project(y, VALUES), window)
+    return _self_attention(block, y, KEYS, block.project(y, VALUES), window)
 
 
-def self_self(block: Block, y: Tensor, scene: Scene, iterations: int = 1) -> Tensor:
-    """Mean over p in q, k, v of softmax(tau u u') v with u = p^ or, iterated, the unit vectors of softmax(tau u u') u.
+def self_self(block: Block, y: Tensor, context: ImageContext, iterations: int = 1) -> Tensor:
+    """Mean over p in (q, k, v) of softmax(tau u u') v (GEM, section 3).
 
-    p^ are unit vectors, tau = (mean length of the rows of y) / sqrt d (GEM, section 3).
+    u are the unit vectors of p. Each iteration replaces u by the unit vectors of softmax(tau u u') u. tau is the mean length
+    of the rows of y, divided by sqrt d.
     """
     values = block.project(y, VALUES)
     tau = y.norm(dim=2).mean(dim=1).view(-1, 1, 1, 1) * values.shape[-1] ** -0.5
@@ -75,86 +88,92 @@ def self_self(block: Block, y: Tensor, scene: Scene, iterations: int = 1) -> Ten
     return total / 3
 
 
-def proxy_attention(block: Block, y: Tensor, scene: Scene, gamma: float = 3.0, beta: float = 1.2) -> Tensor:
-    """softmax(m(gamma (S - beta mean S))) v, S the cosines of the proxy's features, m(x < 0) = -inf (ProxyCLIP, section 3.3).
+def proxy_attention(block: Block, y: Tensor, context: ImageContext, gamma: float = 3.0, beta: float = 1.2) -> Tensor:
+    """softmax(m(gamma (S - beta mean S))) v with m(x < 0) = -inf (ProxyCLIP, section 3.3).
 
-    The values are resized to the proxy's grid, bilinear. A position that would see nothing, not even itself, sees itself:
-    that happens where all of the image looks alike.
+    S are the cosines between the proxy's features. The values are resized to the proxy's grid (bilinear). The diagonal is
+    never masked: otherwise a position has nothing to attend to if all features are alike.
     """
-    assert scene.proxy is not None, "proxyclip was called without the features of its proxy"
-    values = _resized(block.project(y, VALUES, patches_only=True), scene.grid, (scene.proxy.shape[2], scene.proxy.shape[3]))
-    unit = F.normalize(scene.proxy.flatten(2), dim=1).transpose(1, 2)  # B x HW x E
+    assert context.proxy is not None, "proxyclip was called without the features of its proxy"
+    values = _resized(block.project(y, VALUES, patches_only=True), context.grid, (context.proxy.shape[2], context.proxy.shape[3]))
+    unit = F.normalize(context.proxy.flatten(2), dim=1).transpose(1, 2)  # B x HW x E
     mean = unit.mean(dim=1).square().sum(dim=1).view(-1, 1, 1)  # of all cosines
-    numbers = torch.arange(unit.shape[1], device=unit.device)
-    mixed = []
-    for part in numbers.split(256):  # HW x HW cosines of a large image would be gigabytes
-        score = gamma * (unit[:, part] @ unit.transpose(1, 2) - beta * mean)
-        attention = score.masked_fill((score < 0) & (part[:, None] != numbers), -torch.inf).softmax(dim=-1)
-        mixed.append(attention.to(y.dtype).unsqueeze(1) @ values)
-    return torch.cat(mixed, dim=2)
+    positions = torch.arange(unit.shape[1], device=unit.device)
+    attended = []
+    for rows in positions.split(256):  # HW x HW cosines of a large image would be gigabytes
+        score = gamma * (unit[:, rows] @ unit.transpose(1, 2) - beta * mean)
+        weights = score.masked_fill((score < 0) & (rows[:, None] != positions), -torch.inf).softmax(dim=-1)
+        attended.append(weights.to(y.dtype).unsqueeze(1) @ values)
+    return torch.cat(attended, dim=2)
 
 
 def _resized(heads: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Values (B, heads, hw, d) of a grid at another size, (B, heads, HW, d)."""
+    """Values (B, heads, hw, d) on a grid (h, w), resized to another one: (B, heads, HW, d)."""
     maps = heads.transpose(2, 3).flatten(1, 2).unflatten(2, grid)  # B x heads d x h x w
     return resize(maps, size).flatten(2).unflatten(1, (heads.shape[1], -1)).transpose(2, 3)
 
 
-def _with_itself(block: Block, y: Tensor, part: int, values: Tensor, bias: Tensor | None = None) -> Tensor:
+def _self_attention(block: Block, y: Tensor, part: int, values: Tensor, bias: Tensor | None = None) -> Tensor:
+    """softmax(pp'/sqrt d + bias) v of the patches, where p are the queries, keys or values."""
     p = block.project(y, part)
     return F.scaled_dot_product_attention(p[:, :, block.prefix :], p, values, attn_mask=bias)
 
 
 def _gaussian(size: int, sigma: float, like: Tensor) -> Tensor:
-    places = torch.arange(size, device=like.device, dtype=like.dtype)
-    return torch.exp(-((places[:, None] - places) ** 2) / (2 * sigma**2))
+    positions = torch.arange(size, device=like.device, dtype=like.dtype)
+    return torch.exp(-((positions[:, None] - positions) ** 2) / (2 * sigma**2))
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """A reading of the last `depth` blocks: Z = [X +] O mix, and, with `mlp`, Z + M(Z).
+    """A modification of the last `depth` blocks: Z = [X +] O attention, then, with `mlp`, Z + M(Z).
 
-    With `depth` above 1 the blocks compute what CLIP's do, and Z gathers what the mix reads in each of them. `antialias`: position
-    embeddings are resized with antialiasing, as in the authors' code.
+    `residual` keeps X. With a `depth` above 1 the blocks themselves stay unmodified, and Z sums the outputs of the attention
+    function in each of them. `antialias` resizes position embeddings with antialiasing, as GEM's code does.
     """
 
-    mix: Mix
+    attention: Attention
     residual: bool
     mlp: bool
     depth: int = 1
     antialias: bool = False
-    source: str = ""
 
     @property
     def needs_proxy(self) -> bool:
-        return self.mix is proxy_attention
+        return self.attention is proxy_attention
 
-    def read(self, blocks: Sequence[Block], tokens: Tensor, scene: Scene) -> tuple[Tensor, Tensor]:
-        """Patch tokens (B, hw, K), ready for N and P, from the tokens (B, N, K) that enter the last `depth` blocks.
+    def apply(self, blocks: Sequence[Block], tokens: Tensor, context: ImageContext) -> tuple[Tensor, Tensor]:
+        """Return the patch tokens Z (B, hw, K), ready for N and P, and the tokens (B, N, K) that enter the very last block.
 
-        With a proxy they are on its grid, (B, HW, K).
-        Besides, the tokens (B, N, K) that enter the very last of them.
+        `tokens` (B, N, K) enter the first of the last `depth` blocks, `blocks`. With proxy features Z is on the proxy's grid.
         """
-        path: Tensor | None = blocks[0].patches(tokens) if self.residual else None
+        z: Tensor | None = blocks[0].patches(tokens) if self.residual else None
         for number, block in enumerate(blocks, start=1):
-            mixed = block.merge(self.mix(block, block.norm(tokens), scene))
-            path = mixed if path is None else path + mixed
+            attended = block.output_projection(self.attention(block, block.norm(tokens), context))
+            z = attended if z is None else z + attended
             if self.mlp:
-                path = path + block.mlp(path)
+                z = z + block.mlp(z)
             if number < len(blocks):
                 tokens = block(tokens)
-        assert path is not None
-        return path, tokens
+        assert z is not None
+        return z, tokens
 
 
 STRATEGIES: dict[str, Strategy] = {
-    "clip": Strategy(standard, residual=True, mlp=True, source="the unmodified last block, the paper's baseline"),
-    "maskclip": Strategy(identity, residual=True, mlp=True, source="Zhou et al., ECCV 2022, section 3.2"),
-    "value": Strategy(identity, residual=False, mlp=False, source="the values alone"),
-    "sclip": Strategy(correlative, residual=True, mlp=True, source="Wang et al., ECCV 2024"),
-    "clearclip": Strategy(query_query, residual=False, mlp=False, source="Lan et al., ECCV 2024"),
-    "naclip": Strategy(neighbours, residual=False, mlp=False, source="Hajimiri et al., WACV 2025"),
-    # the authors' package counts blocks from 1 up to gem_depth=7, exclusive
-    "gem": Strategy(self_self, residual=True, mlp=False, depth=6, antialias=True, source="Bousselham et al., CVPR 2024"),
-    "proxyclip": Strategy(proxy_attention, residual=False, mlp=False, source="Lan et al., ECCV 2024"),
+    "clip": Strategy(standard, residual=True, mlp=True),  # the unmodified last block, the paper's baseline
+    "maskclip": Strategy(identity, residual=True, mlp=True),  # Zhou et al., ECCV 2022
+    "value": Strategy(identity, residual=False, mlp=False),  # O v alone
+    "sclip": Strategy(correlative, residual=True, mlp=True),  # Wang et al., ECCV 2024
+    "clearclip": Strategy(query_query, residual=False, mlp=False),  # Lan et al., ECCV 2024
+    "naclip": Strategy(neighbourhood, residual=False, mlp=False),  # Hajimiri et al., WACV 2025
+    # Bousselham et al., CVPR 2024; their gem_depth=7 counts from 1 and excludes the end, so six blocks
+    "gem": Strategy(self_self, residual=True, mlp=False, depth=6, antialias=True),
+    "proxyclip": Strategy(proxy_attention, residual=False, mlp=False),  # Lan et al., ECCV 2024
 }
+
+
+def strategy_of(name: str) -> Strategy:
+    """The strategy with this name. Raises `InputError` if there is none."""
+    if name not in STRATEGIES:
+        raise InputError(f"unknown strategy {name!r} (model.strategy): choose one of {', '.join(STRATEGIES)}")
+    return STRATEGIES[name]

@@ -1,4 +1,4 @@
-"""The text tower of a CLIP, without the positions that cannot matter."""
+"""Run the text tower of a CLIP without the padding behind the sentences."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor
 
 
 def encode_text(model: CLIP, tokens: Tensor) -> Tensor:
-    """The embeddings (T, D) of token ids (T, L), as `model.encode_text` returns them.
+    """Embeddings (T, D) of token ids (T, L), not normalised. The result is that of `model.encode_text`.
 
-    In a causal tower no position sees those behind it, so all sentences are cut behind the last of their end tokens, where
-    the embeddings are read. Other towers run at full length.
+    In a causal tower a position depends only on earlier ones, so the tokens after the last end token of all sentences are
+    cut off. Other towers run at full length.
     """
     tower = _causal_tower(model)
     if tower is None:
@@ -32,7 +32,7 @@ def encode_text(model: CLIP, tokens: Tensor) -> Tensor:
 
 
 def _causal_tower(model: Any) -> Any:
-    """The module that holds the parts of a causal text tower which reads the embedding at an end token, else None."""
+    """The module with the parts of a causal text tower whose embedding is taken at the end token; None for other towers."""
     if type(model) is CLIP:
         tower = model
     elif type(model) is CustomTextCLIP and type(model.text) is TextTransformer and model.text.cls_emb is None:
@@ -47,7 +47,7 @@ def _pooling(tower: Any) -> str:
 
 
 def _ends(tower: Any, tokens: Tensor) -> Tensor:
-    """Where the embedding of each sentence is read, (T,): at its highest token, or at the first that is the tower's end token."""
+    """The position (T,) of the embedding in each sentence: of the largest token id, or of the first end token."""
     if _pooling(tower) == "argmax":
         return tokens.argmax(dim=-1)
     end = tower.text_eos_id if isinstance(tower, CLIP) else tower.eos_id

@@ -1,9 +1,10 @@
-"""From class names to text embeddings: sentences, the mean over them, and files that keep the result."""
+"""Text embeddings of class names: templates, the mean over sentences, and the files that store them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ IN_THE_SCENE = (
     "this is the {} in the scene.",
     "this is one {} in the scene.",
 )
-"""The five sentences that the authors add to CLIP's 80 ImageNet templates."""
+"""The five templates that MaskCLIP adds to CLIP's 80 ImageNet templates."""
 
 TEMPLATE_SETS: dict[str, tuple[str, ...]] = {
     "maskclip": tuple(template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES) + IN_THE_SCENE,
@@ -48,52 +49,53 @@ TEMPLATE_SETS: dict[str, tuple[str, ...]] = {
     ),
     "simple": ("a photo of a {}.",),
 }
-"""Sentences by name: MaskCLIP's 85, CLIP's 80, TCL's nine (`custom` in its datasets/templates.py), and one."""
+"""Templates by name: MaskCLIP's 85, CLIP's 80 for ImageNet, TCL's nine (`custom` in its datasets/templates.py), and one."""
 
-ABOUT = ("architecture", "templates", "visual_sha256", "text_sha256", "logit_scale")
-"""What a file of text embeddings says about where they come from."""
+METADATA = ("architecture", "templates", "visual_sha256", "text_sha256", "logit_scale")
+"""The origin of text embeddings, as far as it is known, in the metadata of their file."""
 
 Tokenizer = Callable[..., Tensor]
 
 
 def resolve_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
-    """Sentences with one {} each, from the name of a set ("maskclip", "openai", "tcl", "simple") or as given."""
+    """Templates with one {} each: those of a set (a key of `TEMPLATE_SETS`) or the listed ones. Raises `InputError` if invalid."""
     if isinstance(templates, str):
         if templates not in TEMPLATE_SETS:
-            raise InputError(f"unknown templates {templates!r}: one of {', '.join(TEMPLATE_SETS)}, or a list of sentences with {{}}")
+            raise InputError(f"unknown templates {templates!r} (model.templates): choose {', '.join(TEMPLATE_SETS)}, or list sentences")
         return TEMPLATE_SETS[templates]
     if not templates or any(template.count("{}") != 1 for template in templates):
-        raise InputError("templates must be a list of sentences with exactly one {} each, such as 'a photo of a {}.'")
+        raise InputError("model.templates must be a list of sentences with exactly one {} each, such as ['a photo of a {}.']")
     return tuple(templates)
 
 
 def tokenize(tokenizer: Tokenizer, word: str, templates: Sequence[str]) -> Tensor:
-    """Token ids (T, L) of a word in every template. Raises `InputError` where the tokenizer would cut a sentence off."""
+    """Token ids (T, L) of a word in each of T templates. Raises `InputError` if a sentence is longer than the text tower's input."""
     sentences = [template.replace("{}", word) for template in templates]
     tokens = tokenizer(sentences)
     length = tokens.shape[1]
     longer = tokenizer(sentences, context_length=length + 4 * max(map(len, sentences)) + 8)
-    cut = (longer[:, length:] != longer[:, -1:]).any(dim=1)  # the last column of the longer ones is padding
+    cut = (longer[:, length:] != longer[:, -1:]).any(dim=1)  # the last column of `longer` is padding
     if cut.any():
         raise InputError(
-            f"the class name {word if len(word) <= 60 else word[:60] + '...'!r} is too long for the text tower, which reads "
-            f"{length} tokens: it would be cut off in {sentences[int(cut.int().argmax())][:40]!r}...; give a shorter name or template"
+            f"the class name {word if len(word) <= 60 else word[:60] + '...'!r} is too long for the text tower, which takes {length} "
+            f"tokens: {sentences[int(cut.int().argmax())][:40]!r}... would be cut off. Use a shorter name or template"
         )
     return tokens
 
 
 @torch.no_grad()
 def embed_vocabulary(model: CLIP, tokenizer: Tokenizer, vocabulary: Vocabulary, templates: Sequence[str]) -> Tensor:
-    """One unit text embedding for every word, class by class, (W, D), float32.
+    """Unit text embeddings (W, D) of all words, class by class, float32 on the CPU.
 
-    The mean of the unit embeddings of all sentences with the word, made unit again (section 3.2, "prompt engineering").
+    Each is the mean over the templates of the unit embeddings of the sentences, normalised again (section 3, prompt
+    engineering).
     """
     device = next(model.parameters()).device
     words = [word for words in vocabulary.words for word in words]
-    tokens = [tokenize(tokenizer, word, templates) for word in words]  # a name that is too long is said at once
+    tokens = [tokenize(tokenizer, word, templates) for word in words]  # a name that is too long raises before the tower runs
     many = len(words) * len(templates) > 1000
     rows = []
-    for sentences in tqdm(tokens, desc="reading the class names", unit="word", leave=False, disable=not many):
+    for sentences in tqdm(tokens, desc="embedding the class names", unit="word", leave=False, disable=not many):
         embeddings = F.normalize(encode_text(model, sentences.to(device)).float(), dim=-1)
         rows.append(F.normalize(embeddings.mean(dim=0), dim=0))
     return torch.stack(rows).cpu()
@@ -108,67 +110,77 @@ def cached_embeddings(
     weights: Mapping[str, str],
     cache: Path | None,
 ) -> Tensor:
-    """`embed_vocabulary`, kept in the folder `cache` under a key of architecture, weights, words and templates; None: not kept.
+    """The result of `embed_vocabulary`, from the folder `cache` if it is there. `cache=None` stores nothing.
 
-    `weights` are the `fingerprints` of the model. The files are those of `save_text`.
+    The key is the SHA-256 of architecture, weights, words, templates and logit scale. `weights` are the `fingerprints` of
+    the model. The files have the format of `save_text`. A damaged file is computed again, with a warning.
     """
     if cache is None:
         return embed_vocabulary(model, tokenizer, vocabulary, templates)
     scale = model.logit_scale.exp().item()
-    about = {"architecture": architecture, **weights, "templates": list(templates), "logit_scale": scale}
-    fingerprint = json.dumps({**about, "words": vocabulary.words}, sort_keys=True)
-    path = cache / "text" / f"{hashlib.sha256(fingerprint.encode()).hexdigest()}.safetensors"
+    metadata = {"architecture": architecture, **weights, "templates": list(templates), "logit_scale": scale}
+    key = json.dumps({**metadata, "words": vocabulary.words}, sort_keys=True)
+    path = cache / "text" / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
     if path.is_file():
         try:
             return load_text(path, vocabulary, architecture)[0]
         except InputError as cause:
-            warnings.warn(f"{cause}; it is a cache, so the text embeddings are computed again", stacklevel=2)
+            warnings.warn(f"{cause}. The file is part of the cache: the text embeddings are computed again", stacklevel=2)
     embeddings = embed_vocabulary(model, tokenizer, vocabulary, templates)
     try:
-        save_text(path, embeddings, vocabulary, about)
+        save_text(path, embeddings, vocabulary, metadata)
         remove_stale(path.parent)
     except InputError as cause:
-        warnings.warn(f"text embeddings are not kept: {cause} ($MASKCLIP_CACHE names another folder)", stacklevel=2)
+        warnings.warn(f"the text embeddings are not cached: {cause}. Set MASKCLIP_CACHE to a folder that can be written", stacklevel=2)
     return embeddings
 
 
-def save_text(path: Path, embeddings: Tensor, vocabulary: Vocabulary, about: Mapping[str, Any]) -> None:
+def cache_root() -> Path:
+    """The folder of the cache: $MASKCLIP_CACHE, or ~/.cache/maskclip."""
+    return Path(os.environ.get("MASKCLIP_CACHE", Path.home() / ".cache" / "maskclip"))
+
+
+def save_text(path: Path, embeddings: Tensor, vocabulary: Vocabulary, provenance: Mapping[str, Any]) -> None:
     """Write text embeddings as safetensors; atomic.
 
-    Tensor `text_embeddings` (W, D) float32, unit rows. Metadata, as JSON strings: `words` (W of them, in the order of the
-    rows), and of `about` what `ABOUT` names.
+    The tensor `text_embeddings` (W, D) is float32 with unit rows. The metadata are JSON strings: `words`, one for each row,
+    and the keys of `provenance` that are in `METADATA`.
     """
-    metadata = {key: json.dumps(about[key]) for key in ABOUT if key in about}
+    metadata = {key: json.dumps(provenance[key]) for key in METADATA if key in provenance}
     metadata["words"] = json.dumps([word for words in vocabulary.words for word in words])
     write_bytes(path, save({"text_embeddings": embeddings.float().contiguous()}, metadata))
 
 
 def load_text(path: Path, vocabulary: Vocabulary, architecture: str, visual_sha256: str | None = None) -> tuple[Tensor, dict[str, Any]]:
-    """The rows (W, D) for the vocabulary's words from a file of `save_text`, and what it says about itself (`ABOUT`).
+    """Return the embeddings (W, D) of the vocabulary's words from a file of `save_text`, and the file's metadata.
 
-    The file may hold more words, in any order. Raises `InputError` if it is missing, not such a file, made with another
-    architecture or (`visual_sha256`) other weights, or lacks a word.
+    The file may have more words, in any order. Raises `InputError` if it is missing or has another format, if it belongs to
+    another architecture or, with `visual_sha256`, to other weights, or if it lacks a word.
     """
     if not path.is_file():
-        raise InputError(f"no text embeddings {path} (model.text_embeddings); python src/embed_text.py writes them")
+        raise InputError(f"no file {path} (model.text_embeddings): write it with python src/embed_text.py")
     check_readable(path, "model.text_embeddings")
     try:
         with safe_open(path, framework="pt") as file:
-            about = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
-            embeddings, words = file.get_tensor("text_embeddings"), about["words"]
+            metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+            embeddings, words = file.get_tensor("text_embeddings"), metadata["words"]
         if embeddings.ndim != 2 or len(embeddings) != len(words) or not embeddings.isfinite().all():
-            raise ValueError("rows and words differ")
+            raise ValueError("not one finite row for each word")
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as cause:
-        raise InputError(f"{path} is not a file of text embeddings as python src/embed_text.py writes them") from cause
-    if about.get("architecture", architecture) != architecture:
-        raise InputError(f"the text embeddings in {path} are those of {about['architecture']}, not of {architecture}")
-    if visual_sha256 is not None and about.get("visual_sha256", visual_sha256) != visual_sha256:
+        raise InputError(f"{path} (model.text_embeddings) is not a file of python src/embed_text.py: write it again") from cause
+    if metadata.get("architecture", architecture) != architecture:
         raise InputError(
-            f"the text embeddings in {path} were made with other weights of {architecture} than those that read the images: "
+            f"the text embeddings in {path} (model.text_embeddings) belong to {metadata['architecture']}, but "
+            f"model.architecture={architecture}"
+        )
+    if visual_sha256 is not None and metadata.get("visual_sha256", visual_sha256) != visual_sha256:
+        raise InputError(
+            f"the text embeddings in {path} were made with other weights of {architecture} than the image tower has: "
             "make them with python src/embed_text.py and the same model.pretrained"
         )
-    place = {word: row for row, word in enumerate(words)}
-    wanted = [word for words in vocabulary.words for word in words]
-    if missing := [word for word in wanted if word not in place]:
-        raise InputError(f"the text embeddings in {path} lack {', '.join(missing[:8])}{' ...' if len(missing) > 8 else ''}")
-    return embeddings[[place[word] for word in wanted]], about
+    row_of = {word: row for row, word in enumerate(words)}
+    requested = [word for words in vocabulary.words for word in words]
+    if missing := [word for word in requested if word not in row_of]:
+        listed = ", ".join(missing[:8]) + (" ..." if len(missing) > 8 else "")
+        raise InputError(f"the text embeddings in {path} lack {listed}: write them again with these classes")
+    return embeddings[[row_of[word] for word in requested]], metadata

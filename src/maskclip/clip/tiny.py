@@ -1,7 +1,7 @@
-"""The tiny CLIP that ships with the project: an ordinary open_clip model that knows the textures world and nothing else.
+"""The tiny CLIP that ships with the project: an open_clip model trained on the textures world only.
 
-`scripts/train_tiny_clip.py` makes it. The asset holds float16 weights and only those rows of the token embedding that
-training touched; the other rows are zero, so a word that the tiny CLIP never read means nothing to it.
+`scripts/train_tiny_clip.py` trains it. The asset has float16 weights and only the rows of the token embedding that training
+changed. The other rows are zero on loading, so words outside the training captions have no meaning.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ _TABLE, _ROWS, _IDS = "token_embedding.weight", "token_embedding.rows", "token_e
 
 
 def register() -> None:
-    """Make the architecture known to open_clip under the name `maskclip-tiny`. Calling it again does nothing."""
+    """Add the architecture "maskclip-tiny" to open_clip's list, unless it is there."""
     if ARCHITECTURE not in open_clip.list_models():
         open_clip.add_model_config(ASSETS / f"{ARCHITECTURE}.json")
 
 
 def save_weights(state: dict[str, Tensor], token_ids: Tensor, path: Path, metadata: dict[str, str]) -> None:
-    """Write `state` as float16 safetensors with only the rows `token_ids` of the token embedding; atomic."""
-    slim = {name: value.half().contiguous() for name, value in state.items() if name != _TABLE}
-    slim[_ROWS] = state[_TABLE][token_ids].half()
-    slim[_IDS] = token_ids.to(torch.int32)
-    write_bytes(path, save(slim, metadata))
+    """Write a state dict as float16 safetensors, with only the rows `token_ids` (T,) of the token embedding; atomic."""
+    tensors = {name: value.half().contiguous() for name, value in state.items() if name != _TABLE}
+    tensors[_ROWS] = state[_TABLE][token_ids].half()
+    tensors[_IDS] = token_ids.to(torch.int32)
+    write_bytes(path, save(tensors, metadata))
 
 
 def load_weights(path: Path = WEIGHTS) -> dict[str, Tensor]:
-    """The full float32 state dict of the tiny CLIP, with zeros for the token rows that were never trained."""
+    """The complete float32 state dict of the tiny CLIP; rows of the token embedding that were not trained are zero."""
     with safe_open(path, framework="pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     ids, rows = state.pop(_IDS).long(), state.pop(_ROWS).float()
@@ -51,6 +51,6 @@ def load_weights(path: Path = WEIGHTS) -> dict[str, Tensor]:
 
 
 def unknown_words(model: CLIP, tokens: Tensor) -> Tensor:
-    """Which rows of `tokens` (N, L) contain a token that the tiny CLIP never read; bool, (N,)."""
+    """Whether each row of `tokens` (N, L) contains a token that was not in the training captions: bool (N,)."""
     table: Tensor = model.get_parameter(_TABLE)
     return (table[tokens].abs().sum(-1) == 0).any(-1)

@@ -1,4 +1,4 @@
-"""Weights from files, read without running anything that is inside them."""
+"""Read weights from files without running code that the files may contain."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from maskclip.files import check_readable
 
 State = dict[str, Tensor]
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "attn_mask")
-"""What archives of TorchScript keep among the weights besides."""
+"""Entries of OpenAI's TorchScript archives that are not weights."""
 
 
 def read_state_dict(path: Path) -> State:
-    """The weights in a checkpoint by name: what `read_tensors` returns, without `NOT_WEIGHTS`."""
+    """The weights in a checkpoint by name: the result of `read_tensors` without `NOT_WEIGHTS`."""
     return weights_among(read_tensors(path))
 
 
@@ -33,20 +33,20 @@ def weights_among(tensors: State) -> State:
 
 
 def read_tensors(path: Path) -> State:
-    """The tensors in a checkpoint by name: safetensors, a state dict of torch.save, or an archive of TorchScript (OpenAI's .pt).
+    """The tensors in a checkpoint by name: safetensors, a state dict of torch.save, or a TorchScript archive (OpenAI's .pt).
 
-    A state dict may lie under "state_dict" or "model", and its names may begin with "module.". Code in the file is never
-    run. Raises `InputError` if the file is none of these or cannot be opened.
+    A state dict may be nested under "state_dict" or "model", and its names may start with "module.". Code in the file is
+    never run. Raises `InputError` if the file cannot be opened or has another format.
     """
     check_readable(path, "model.pretrained")
-    unreadable = f"{path} is not a checkpoint that can be read safely: give safetensors, a state dict or OpenAI's TorchScript archive"
+    unreadable = f"{path} is not a checkpoint that can be read safely: use safetensors, a state dict or OpenAI's TorchScript archive"
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         content = read_torchscript(path) if is_torchscript(path) else torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as cause:  # readers of broken files raise whatever they like
+    except Exception as cause:  # broken files raise errors of many types
         raise InputError(unreadable) from cause
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
@@ -55,12 +55,12 @@ def read_tensors(path: Path) -> State:
         raise InputError(unreadable)
     state = {name.removeprefix("module."): value for name, value in content.items() if isinstance(value, Tensor)}
     if not state:
-        raise InputError(f"{path} holds no weights")
+        raise InputError(f"{path} (model.pretrained) contains no tensors")
     return state
 
 
 def is_torchscript(path: Path) -> bool:
-    """Whether the file is an archive of torch.jit.save: a zip with code in it."""
+    """Whether the file is an archive of torch.jit.save: a zip file with a folder `code`."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
@@ -70,8 +70,8 @@ def is_torchscript(path: Path) -> bool:
 def read_torchscript(path: Path) -> State:
     """Parameters and buffers of a TorchScript archive by name.
 
-    The archive's pickle describes a tree of modules. It is read with an unpickler that makes tensors and inert nodes and
-    knows nothing else; the code in the archive is not looked at.
+    The archive's pickle describes a tree of modules. A restricted unpickler builds only tensors and inert nodes from it, and
+    the code in the archive is not read.
     """
     with zipfile.ZipFile(path) as archive:
         (entry,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
@@ -81,7 +81,7 @@ def read_torchscript(path: Path) -> State:
 
 
 class _Node:
-    """A module or another object of TorchScript: its attributes, and nothing that could run."""
+    """A TorchScript object, reduced to its attributes."""
 
     def __init__(self, *_: Any) -> None:
         self.attributes: dict[str, Any] = {}
@@ -95,8 +95,8 @@ def _inert(*_: Any) -> None:
 
 
 def _tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
-    if math.prod(size) > storage.numel():  # a stride of zero would make a large tensor of a small file
-        raise pickle.UnpicklingError("a tensor that is larger than what is stored of it")
+    if math.prod(size) > storage.numel():  # a stride of zero would expand a small file to a large tensor
+        raise pickle.UnpicklingError("the tensor is larger than its storage")
     return storage.as_strided(size, stride, offset).clone()
 
 
@@ -130,7 +130,7 @@ class _Unpickler(pickle.Unpickler):
             return _inert
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
-        raise pickle.UnpicklingError(f"{module}.{name} has no business in a file of weights")
+        raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a file of weights")
 
     def persistent_load(self, pid: Any) -> Tensor:
         _, dtype, key, _, _ = pid

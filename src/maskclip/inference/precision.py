@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from maskclip.process_wide import Held
+from maskclip.process_wide import SettingOverride
 
 
 def _matmul_precision() -> tuple[str, ...]:
@@ -30,7 +30,9 @@ def _set_matmul_precision(values: tuple[str, ...]) -> None:
 FP32_PRECISION: list[Any] = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul] if hasattr(torch.backends.mkldnn, "matmul") else []
 """The switches of torch 2.9 and newer, empty for older versions. Once these are used, the older function raises an error."""
 
-FULL_PRECISION: Held[tuple[str, ...]] = Held(_matmul_precision, _set_matmul_precision, ("ieee", "ieee") if FP32_PRECISION else ("highest",))
+FULL_PRECISION: SettingOverride[tuple[str, ...]] = SettingOverride(
+    _matmul_precision, _set_matmul_precision, ("ieee", "ieee") if FP32_PRECISION else ("highest",)
+)
 """Float32 products without TF32 and bfloat16. Torch has no such option for a single product, only for the process."""
 
 

@@ -1,1 +1,1 @@
-"""What turns images into class logits: MaskCLIP (`maskclip`) and the students of MaskCLIP+ (`student`), which need no CLIP."""
+"""Models from images to class logits: MaskCLIP, and the students of MaskCLIP+, which need no CLIP."""

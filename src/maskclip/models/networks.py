@@ -1,4 +1,4 @@
-"""Segmentation networks whose last feature lies in the text space: an encoder, a decoder, and one convolution."""
+"""Segmentation networks that return features in the text space: an encoder, a decoder and one convolution."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from maskclip.errors import InputError
 
 ARCHITECTURES = ("deeplabv2", "deeplabv3plus", "deeplabv3", "fpn", "manet", "segformer", "unet", "unetplusplus", "upernet")
-"""DeepLabv2, and those of segmentation-models-pytorch that train all of their parameters and take any size."""
+"""DeepLabv2, and the networks of segmentation-models-pytorch that train all their parameters and accept any image size."""
 
 
 class DeepLabV2(nn.Module):
-    """DeepLabv2 (Chen et al., TPAMI 2017): four dilated 3 x 3 convolutions on the last feature map, summed.
+    """DeepLabv2 (Chen et al., TPAMI 2017): the sum of four dilated 3 x 3 convolutions of the encoder's last feature map.
 
-    Each has batch norm and ReLU as in the released code of MaskCLIP, so features are never negative. (B, D, h, w) at the
-    encoder's output stride, 8 by default.
+    Each convolution has batch norm and ReLU, as in MaskCLIP's released code, so features are never negative. The output is
+    (B, D, h, w) at the encoder's output stride, 8 by default.
     """
 
     def __init__(self, encoder: Any, channels: int, rates: Sequence[int] = (6, 12, 18, 24)) -> None:
@@ -38,7 +38,7 @@ class DeepLabV2(nn.Module):
 
 
 class FromSMP(nn.Module):
-    """A network of segmentation-models-pytorch with its last convolution at the decoder's stride, without upsampling."""
+    """A network of segmentation-models-pytorch up to its last convolution, at the decoder's stride, without upsampling."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -49,13 +49,15 @@ class FromSMP(nn.Module):
 
 
 def build_network(arch: str, encoder: str, weights: str | None, channels: int, options: dict[str, Any]) -> nn.Module:
-    """A network from images (B, 3, H, W), H and W multiples of 32, to features (B, `channels`, h, w).
+    """Build a network from images (B, 3, H, W) to features (B, `channels`, h, w). H and W are multiples of 32.
 
-    `arch` is one of `ARCHITECTURES`, `encoder` one of smp or, with the prefix "tu-", of timm; `options` go to the network.
-    Raises `InputError` if either is unknown, an option does not fit, or `weights` are out of reach.
+    `arch`: one of `ARCHITECTURES`. `encoder`: an encoder of segmentation-models-pytorch, or of timm with the prefix "tu-".
+    `weights`: a name such as "imagenet", or None for random weights. `options`: further arguments of the network.
+
+    Raises `InputError` if a name is unknown, an option does not fit, or the weights cannot be downloaded.
     """
     if arch not in ARCHITECTURES:
-        raise InputError(f"student.arch={arch}: choose one of {', '.join(ARCHITECTURES)}")
+        raise InputError(f"unknown student.arch={arch}: choose one of {', '.join(ARCHITECTURES)}")
     try:
         network = (
             _deeplabv2(encoder, weights, channels, options) if arch == "deeplabv2" else _of_smp(arch, encoder, weights, channels, options)
@@ -66,10 +68,10 @@ def build_network(arch: str, encoder: str, weights: str | None, channels: int, o
         raise InputError(f"student.arch={arch} with encoder={encoder} cannot be built: {cause}") from cause
     except OSError as cause:
         raise InputError(
-            f"the {weights} weights of {encoder} are not on this machine and could not be downloaded; "
-            "connect once, or start from random weights with student.weights=null"
+            f"the {weights} weights of {encoder} are not on this machine and could not be downloaded: "
+            "connect to the internet once, or start from random weights with student.weights=null"
         ) from cause
-    if isinstance(network.encoder, ResNetEncoder):  # smp keeps the stages beyond the depth, without ever using them
+    if isinstance(network.encoder, ResNetEncoder):  # smp keeps unused stages beyond the depth, which would stop DDP
         for stage in range(options.get("encoder_depth", 5), 5):
             setattr(network.encoder, f"layer{stage}", nn.Identity())
     return network
@@ -77,14 +79,14 @@ def build_network(arch: str, encoder: str, weights: str | None, channels: int, o
 
 def _deeplabv2(encoder: str, weights: str | None, channels: int, options: dict[str, Any]) -> DeepLabV2:
     settings = {"encoder_output_stride": 8, "encoder_depth": 5, "rates": (6, 12, 18, 24), **options}
-    if strangers := set(settings) - {"encoder_output_stride", "encoder_depth", "rates"}:
-        raise TypeError(f"deeplabv2 has no {', '.join(sorted(strangers))}")
+    if unknown_options := set(options) - {"encoder_output_stride", "encoder_depth", "rates"}:
+        raise TypeError(f"unknown options: {', '.join(sorted(unknown_options))}")
     depth, stride = settings["encoder_depth"], settings["encoder_output_stride"]
     return DeepLabV2(smp.encoders.get_encoder(encoder, depth=depth, weights=weights, output_stride=stride), channels, settings["rates"])
 
 
 def _of_smp(arch: str, encoder: str, weights: str | None, channels: int, options: dict[str, Any]) -> FromSMP:
-    known = inspect.signature(smp.MODEL_ARCHITECTURES_MAPPING[arch]).parameters
-    if strangers := set(options) - set(known):  # smp would swallow them
-        raise TypeError(f"{arch} has no {', '.join(sorted(strangers))}")
+    parameters = inspect.signature(smp.MODEL_ARCHITECTURES_MAPPING[arch]).parameters
+    if unknown_options := set(options) - set(parameters):  # smp ignores them
+        raise TypeError(f"unknown options: {', '.join(sorted(unknown_options))}")
     return FromSMP(smp.create_model(arch, encoder, encoder_weights=weights, classes=channels, **options))

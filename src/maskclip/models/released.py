@@ -1,4 +1,4 @@
-"""Where the authors' released code leaves the paper or CLIP, difference by difference."""
+"""The differences between the authors' released code and the paper or CLIP, each as an option."""
 
 from __future__ import annotations
 
@@ -12,64 +12,64 @@ from maskclip.errors import InputError, require
 
 @dataclass(frozen=True)
 class Released:
-    """Each true value takes over one habit of the released code; by default all are off.
+    """The differences of the released code to reproduce. By default all are off.
 
-    Besides these, it takes 100 as the temperature (`logit_scale=100`), which OpenAI's weights have learned, and resizes the
-    logits twice, to the input's and to the image's size, which is done here too. That it computes the last attention
-    without using it changes no number; `scripts/benchmark.py` counts what it costs.
+    The remaining differences need no option. The logit scale of 100 is that of OpenAI's weights (`logit_scale=100` for
+    others). The two resizes of the logits, to the size of the input and of the image, are also done here. The unused last
+    attention changes no result.
     """
 
     exact_gelu: bool = False
-    """The image tower of a ViT computes GELU and not CLIP's QuickGELU (the text tower keeps it)."""
+    """The image tower of a ViT uses GELU instead of CLIP's QuickGELU. The text tower keeps QuickGELU."""
     layer_norm_eps: bool = False
-    """LayerNorms of the image tower add 1e-6 to the variance, not CLIP's 1e-5."""
+    """LayerNorms of the image tower use eps = 1e-6 instead of CLIP's 1e-5."""
     imagenet_normalisation: bool = False
-    """Images are normalised with ImageNet's mean and standard deviation, not CLIP's."""
+    """Images are normalised with ImageNet's mean and standard deviation instead of CLIP's."""
     projected_keys: bool = False
-    """Key smoothing compares O k, the keys of a ViT behind the output projection, not k."""
+    """Key smoothing uses O k, the keys of a ViT after the output projection, instead of k."""
     channel_unit_keys: bool = False
-    """Key smoothing makes every channel of the keys a unit vector over positions, not the key of every position."""
+    """Key smoothing normalises each channel of the keys over the positions, instead of the key of each position."""
     raw_votes: bool = False
-    """The votes of key smoothing are upsampled as they are, not as shares of each position's votes."""
+    """The scores of key smoothing are upsampled as they are, without `vote_logits`."""
     remove_all: bool = False
-    """Prompt denoising may remove all classes of an image; the first one wins then."""
+    """Prompt denoising may remove all classes of an image. The argmax is then class 0."""
     stretch: bool = False
-    """The map of the padded image is stretched onto the image, not cut."""
+    """The logits of the padded image are resized to the image, instead of cropped."""
     softmax: bool = False
-    """A softmax over cosines before the argmax: rounding makes neighbours tie, and the first class wins ties."""
+    """A softmax over cosines precedes the argmax. Rounding makes close classes equal, and the first of equal classes wins."""
 
     def __post_init__(self) -> None:
         for name, on in asdict(self).items():
             require(isinstance(on, bool), f"model.released.{name}", on, "true or false")
 
     @classmethod
-    def of(cls, habits: Released | Mapping[str, bool] | None) -> Released:
-        """The habits themselves, or those of a mapping. Raises `InputError` for a name that is none."""
-        if isinstance(habits, Released):
-            return habits
-        known = [field.name for field in fields(cls)]
-        if strangers := [name for name in habits or {} if name not in known]:
-            raise InputError(f"model.released has no {', '.join(strangers)}; there are {', '.join(known)}")
-        return cls(**(habits or {}))
+    def of(cls, differences: Released | Mapping[str, bool] | None) -> Released:
+        """Make a `Released` from a mapping, None or another one. Raises `InputError` for an unknown key."""
+        if isinstance(differences, Released):
+            return differences
+        names = [field.name for field in fields(cls)]
+        if unknown_keys := [name for name in differences or {} if name not in names]:
+            raise InputError(f"unknown keys in model.released: {', '.join(unknown_keys)}. Choose among {', '.join(names)}")
+        return cls(**(differences or {}))
 
     @property
     def names(self) -> list[str]:
-        """The differences that are on."""
+        """The names of the differences that are on."""
         return [name for name, on in asdict(self).items() if on]
 
 
 def alter_tower(tower: nn.Module, released: Released) -> None:
-    """Give an image tower that was just built the activation and the LayerNorm of the released code, as asked for.
+    """Change the activation and the LayerNorm eps of an image tower in place, as far as `released` has them on.
 
-    Raises `InputError` if the tower has no such part, or no output projection of keys: the released code does this to ViTs only.
+    Raises `InputError` if `exact_gelu`, `layer_norm_eps` or `projected_keys` is on and the tower is not a ViT of CLIP.
     """
-    wanted = {name: getattr(released, name) for name in ("exact_gelu", "layer_norm_eps", "projected_keys")}
-    if not any(wanted.values()):
+    requested = {name: getattr(released, name) for name in ("exact_gelu", "layer_norm_eps", "projected_keys")}
+    if not any(requested.values()):
         return
     blocks = getattr(getattr(tower, "transformer", None), "resblocks", None)
     if blocks is None or getattr(tower, "attn_pool", None) is not None:
-        asked = " and ".join(f"model.released.{name}" for name, on in wanted.items() if on)
-        raise InputError(f"{asked} is for CLIP's ViTs; {type(tower).__name__} has no such part")
+        keys = " and ".join(f"model.released.{name}=true" for name, on in requested.items() if on)
+        raise InputError(f"{keys} needs a ViT of CLIP, not a {type(tower).__name__}: choose another model or switch it off")
     if released.exact_gelu:
         for block in blocks:
             block.mlp.gelu = nn.GELU()

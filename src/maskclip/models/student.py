@@ -1,4 +1,4 @@
-"""The students of MaskCLIP+: ordinary segmentation networks whose classifier is the text embeddings (section 3.4)."""
+"""The students of MaskCLIP+: segmentation networks with text embeddings as the classifier (section 3, MaskCLIP+)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load, save
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from maskclip.errors import InputError, is_number, require
@@ -24,17 +25,19 @@ from maskclip.models.networks import build_network
 from maskclip.vocabulary import Vocabulary
 
 WEIGHTS, DESCRIPTION = "student.safetensors", "student.json"
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Student(nn.Module):
-    """A segmentation network with features in the text space and text embeddings as the classifier.
+    """A segmentation network that returns features in the text space and classifies them with frozen text embeddings.
 
-    The last feature has `embedding_dim` channels; class scores are its dot products with the frozen text embeddings,
-    without bias, as in the released code; `normalise` makes features unit first, `temperature` multiplies the scores
-    (released: neither). A class scores as its best word does. `classes` are the arguments of a `Vocabulary`; a background
-    without words is one learned embedding, made unit when used. `arch`, `encoder`, `weights` (None: random) and `options`
-    describe the network, see `build_network`. The text embeddings are part of the state: a stored student needs no CLIP.
+    Logits are dot products of features and text embeddings, without bias, as in the released code. The logit of a class is
+    that of its best word. A background class without words has one learned embedding, which is normalised when it is used.
+    The text embeddings are part of the state dict, so that a saved student needs no CLIP.
+
+    `classes`: the arguments of `Vocabulary`. `embedding_dim`: D, the channels of the features. `normalise=True` gives
+    features unit length and `temperature` multiplies the logits; the released code does neither. `arch`, `encoder`,
+    `weights` (None: random) and `options` describe the network, see `build_network`. `provenance`: what results record
+    about the student.
     """
 
     mean: Tensor
@@ -69,8 +72,8 @@ class Student(nn.Module):
         self.network = build_network(arch, encoder, weights, embedding_dim, options)
         self.register_buffer("text_embeddings", torch.zeros(sum(self.vocabulary.word_counts), embedding_dim))
         self.background = nn.Parameter(torch.randn(1, embedding_dim)) if self.vocabulary.wordless else None
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD).view(3, 1, 1), persistent=False)
 
     @property
     def method(self) -> str:
@@ -78,82 +81,89 @@ class Student(nn.Module):
 
     @property
     def weights_sha256(self) -> str:
-        """A fingerprint of the student's own weights."""
+        """SHA-256 of the student's weights, text embeddings included."""
         return weights_sha256(self)
 
     def covered_size(self, height: int, width: int) -> tuple[int, int]:
-        """The image size, in pixels, that the grid of logits covers: rounded up to what the encoder's strides divide."""
+        """The size in pixels, rounded up to a multiple of 32, that the grid of logits covers for an image of this size."""
         return -(-height // self.multiple) * self.multiple, -(-width // self.multiple) * self.multiple
 
     def classifier(self) -> Tensor:
-        """Unit embeddings of all words, (W, D), class by class: the text embeddings, the learned background before them."""
+        """Unit embeddings (W, D) of all words, class by class. A learned background comes first."""
         if self.background is None:
             return self.text_embeddings
         return torch.cat([F.normalize(self.background, dim=1), self.text_embeddings])
 
     def features(self, image: Tensor) -> Tensor:
-        """Features (B, D, h, w) in the text space of RGB images (B, 3, H, W) in 0..1, at the network's stride."""
+        """Features (B, D, h, w) in the text space, at the network's stride, of RGB images (B, 3, H, W) in 0..1."""
         height, width = image.shape[-2:]
         rows, columns = self.covered_size(height, width)
         return self.network(F.pad((image - self.mean) / self.std, (0, columns - width, 0, rows - height)))
 
     def classify(self, features: Tensor, words: bool = False) -> Tensor:
-        """Class logits (B, C, h, w) from features (B, D, h, w); with `words` those of every word, (B, W, h, w)."""
+        """Class logits (B, C, h, w) of features (B, D, h, w), or word logits (B, W, h, w) with `words=True`."""
         if self.normalise:
             features = F.normalize(features, dim=1)
-        scores = self.temperature * torch.einsum("bdhw,cd->bchw", features, self.classifier())
-        return scores if words else best_word(scores, self.vocabulary.logit_counts)
+        logits = self.temperature * torch.einsum("bdhw,cd->bchw", features, self.classifier())
+        return logits if words else best_word(logits, self.vocabulary.logit_counts)
 
     def forward(self, image: Tensor, words: bool = False, with_features: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """Class logits (B, C, h, w) of RGB images (B, 3, H, W) in 0..1, at the network's stride; of words as `classify` says.
+        """Class logits (B, C, h, w), at the network's stride, of RGB images (B, 3, H, W) in 0..1.
 
-        `with_features`: a pair, with the features (B, D, h, w) they are made from.
+        `words=True` returns a logit for each word, (B, W, h, w). `with_features=True` returns a pair of the logits and the
+        features (B, D, h, w).
         """
         features = self.features(image)
-        with torch.autocast(image.device.type, enabled=False):  # as in MaskCLIP: similarities need all their digits
+        with torch.autocast(image.device.type, enabled=False):  # as in MaskCLIP: half precision drops digits in which classes differ
             logits = self.classify(features.float(), words)
         return (logits, features) if with_features else logits
 
     def save(self, folder: str | Path) -> None:
-        """Write the student to a folder: student.safetensors, and student.json with all that it takes to build and use it.
+        """Write the student to a folder, as student.safetensors and student.json; atomic for each file.
 
-        The description has the network, the class names, words and colours, the preprocessing, the provenance and the
-        fingerprint of the weights, by which `load_student` refuses files of two different exports.
+        The JSON describes the network, class names, words, colours, preprocessing and provenance. It also has the SHA-256 of
+        the weights, so that `load_student` detects files of two different exports.
         """
         folder = Path(folder)
-        words, state = self.vocabulary, {name: value.contiguous().cpu() for name, value in self.state_dict().items()}
-        about = {
+        classes, state = self.vocabulary, {name: value.contiguous().cpu() for name, value in self.state_dict().items()}
+        content = {
             "method": self.method,
             "student": self.settings,
             "classes": {
-                "names": list(words.names),
-                "prompts": {name: list(given) for name, given in zip(words.names[words.wordless :], words.words, strict=True)},
-                "palette": [list(colour) for colour in words.colours],
-                "unseen": list(words.unseen),
-                "background": words.background,
+                "names": list(classes.names),
+                "prompts": {name: list(words) for name, words in zip(classes.names[classes.wordless :], classes.words, strict=True)},
+                "palette": [list(colour) for colour in classes.colours],
+                "unseen": list(classes.unseen),
+                "background": classes.background,
             },
-            "preprocessing": {"colours": "RGB in 0..1", "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD), "multiple": self.multiple},
+            "preprocessing": {
+                "colours": "RGB in 0..1",
+                "mean": list(IMAGENET_DEFAULT_MEAN),
+                "std": list(IMAGENET_DEFAULT_STD),
+                "multiple": self.multiple,
+            },
             "weights_sha256": self.weights_sha256,
             "provenance": self.provenance,
         }
         with replacing(folder / WEIGHTS) as weights, replacing(folder / DESCRIPTION) as description:
             weights.write_bytes(save(state))
-            description.write_text(json_text(about), encoding="utf-8", errors="surrogateescape")
+            description.write_text(json_text(content), encoding="utf-8", errors="surrogateescape")
 
     def segment(self, image: Image.Image, short_side: int | None = None, long_side: int | None = None) -> np.ndarray:
-        """The label map of a picture at its own size, (H, W). The sides say at which size the network sees it."""
+        """Class indices (H, W) at the size of the image. `short_side`, `long_side`: its size in pixels for the network, see `Protocol`."""
         return predict_image(self, image, Protocol(short_side=short_side, long_side=long_side))
 
 
 def load_student(checkpoint: str | Path, classes: Vocabulary | Sequence[str] | None = None) -> Student:
-    """The student in a folder of `Student.save` or in a checkpoint of `src/train.py`, in eval mode, without its teacher.
+    """Load a student, in eval mode on the CPU, from a folder of `Student.save` or a checkpoint of `src/train.py`.
 
-    Nothing that the files contain is run. `classes` None takes the student's own; others must have the same names.
-    Raises `InputError` if the file is missing or holds no such student, or if the class names differ.
+    Code in the files is never run. `classes`: raise an error unless the student has these class names.
+
+    Raises `InputError` if the file is missing, cannot be read or contains no student, or if the class names differ.
     """
     path = Path(checkpoint)
     if not path.exists():
-        raise InputError(f"no checkpoint {path} (model.checkpoint)")
+        raise InputError(f"no checkpoint {path} (model.checkpoint): pass a checkpoint of src/train.py or a folder of src/export.py")
     try:
         student = _from_folder(path) if path.is_dir() else _from_checkpoint(path)
     except InputError:
@@ -161,11 +171,13 @@ def load_student(checkpoint: str | Path, classes: Vocabulary | Sequence[str] | N
     except OSError as cause:
         raise InputError(f"cannot read {cause.filename or path} (model.checkpoint): {cause.strerror or cause}") from cause
     except Exception as cause:
-        raise InputError(f"{path} is not a checkpoint of a MaskCLIP+ student ({type(cause).__name__}: {cause})") from cause
+        raise InputError(
+            f"{path} (model.checkpoint) is not a checkpoint of a MaskCLIP+ student ({type(cause).__name__}: {cause})"
+        ) from cause
     if classes is not None and list(Vocabulary.of(classes).names) != list(student.vocabulary.names):
         raise InputError(
-            f"the student in {path} knows {', '.join(student.vocabulary.names)}; "
-            f"the classes asked for are {', '.join(Vocabulary.of(classes).names)}"
+            f"the student in {path} was trained for the classes {', '.join(student.vocabulary.names)}, but the config has "
+            f"{', '.join(Vocabulary.of(classes).names)}: choose classes=... with the names of the student"
         )
     return student.eval()
 
@@ -182,12 +194,12 @@ def _from_checkpoint(path: Path) -> Student:
 
 
 def _from_folder(path: Path) -> Student:
-    about = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
-    student = Student(about["classes"], provenance=about["provenance"], weights=None, **about["student"])
+    content = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
+    student = Student(content["classes"], provenance=content["provenance"], weights=None, **content["student"])
     student.load_state_dict(load((path / WEIGHTS).read_bytes()))
-    if about["weights_sha256"] != student.weights_sha256:
+    if content["weights_sha256"] != student.weights_sha256:
         raise InputError(
-            f"{path / WEIGHTS} and {DESCRIPTION} beside it are of two different exports (weights_sha256), as after an export that was "
-            "killed: export the student to this folder again with python src/export.py"
+            f"{path / WEIGHTS} and {DESCRIPTION} belong to two different exports (weights_sha256); an export to this folder may have "
+            "been killed: export the student again with python src/export.py"
         )
     return student

@@ -1,7 +1,9 @@
-"""Image towers taken apart: how open_clip's and timm's ViTs make tokens of an image, and text-space features of tokens.
+"""Adapters that give the ViTs of open_clip and timm one interface: patch embedding, blocks, pooling and projection.
 
-Everything between is blocks (`blocks.py`). The towers are used as they are, part by part; nothing is copied, hooked or
-swapped. B images, h x w patches, P class and register tokens in front, K channels, D dimensions of the text space.
+The blocks are in `blocks.py`. An adapter calls the modules of its tower; it copies and changes nothing.
+
+Shapes: B images, h x w patches, P class and register tokens before them, N = P + hw tokens, K channels, D dimensions of the
+text space.
 """
 
 from __future__ import annotations
@@ -16,18 +18,19 @@ from open_clip.timm_model import TimmModel
 from open_clip.transformer import AttentionalPooler, VisionTransformer
 from timm.layers import AttentionPoolLatent, HybridEmbed, PatchEmbed, RotaryEmbeddingCat
 from timm.models.eva import Eva
-from timm.models.vision_transformer import VisionTransformer as TimmViT
+from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 from torch import Tensor, nn
 
-from maskclip.clip.blocks import KEYS, VALUES, packed_projection
+from maskclip.clip.blocks import KEYS, UNSUPPORTED, VALUES, packed_projection
 from maskclip.errors import InputError
 from maskclip.functional import resample_position_embedding
 
 Size = tuple[int, int]
+"""Height and width."""
 
 
 class Pool(ABC):
-    """Attention pooling by learned queries: a last attention layer that gives one embedding of the image."""
+    """Attention pooling: an attention layer with learned queries after the last block, which returns one image embedding."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
@@ -38,7 +41,7 @@ class Pool(ABC):
 
     @abstractmethod
     def values(self, tokens: Tensor, mlp: bool) -> Tensor:
-        """What the pooling returns where a token is the only one that is looked at: O v, and the MLP behind it if there is one."""
+        """O v (B, N, K): the output of the pooling if it attends to one token only. `mlp` applies the pooling's MLP, if any."""
 
 
 class LatentPool(Pool):
@@ -72,8 +75,11 @@ class CoCaPool(Pool):
         return self.module.attn.out_proj(packed_projection(self.module.attn, self.module.ln_k(tokens), VALUES))
 
 
-class Anatomy(nn.Module, ABC):
-    """A ViT as patches, tokens, blocks, perhaps a pooling, and a projection into the text space."""
+class ViTAdapter(nn.Module, ABC):
+    """A ViT as patch embedding, blocks, optional attention pooling, and projection into the text space.
+
+    `prefix` is the number P of class and register tokens.
+    """
 
     patch_size: Size
     prefix: int
@@ -81,30 +87,32 @@ class Anatomy(nn.Module, ABC):
 
     @abstractmethod
     def embed(self, image: Tensor, antialias: bool = False) -> tuple[Tensor, Size]:
-        """The tokens that enter the first block, (B, P + hw, K), and the grid (h, w); the patches divide `image` (B, 3, H, W).
+        """Return the tokens (B, P + hw, K) that enter the first block, and the grid (h, w).
 
-        `antialias`: how position embeddings are resized to the grid, see `resample_position_embedding`.
+        `image` (B, 3, H, W) is normalised and its sides are multiples of the patch size. `antialias` is for resizing the
+        position embeddings, see `resample_position_embedding`.
         """
 
     @property
     @abstractmethod
-    def blocks(self) -> list[nn.Module]: ...
+    def blocks(self) -> list[nn.Module]:
+        """The transformer blocks of the tower, in order."""
 
     def rope(self, grid: Size) -> Tensor | None:
-        """Rotary positions of the patches, for towers that turn queries and keys by them."""
+        """Rotary position embeddings of the patches of a grid; None for towers without them."""
         return None
 
     def before_pool(self, tokens: Tensor) -> Tensor:
-        """What the pooling sees of the tokens (B, N, K) that leave the last block."""
+        """The input (B, N, K) of the pooling, from the tokens (B, N, K) that leave the last block."""
         return tokens
 
     @abstractmethod
     def project(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, N, K) of the last block, or of the pooling where there is one, in the text space, (B, N, D)."""
+        """Features (B, N, D) in the text space, from tokens (B, N, K) that leave the last block or the pooling."""
 
 
-class OpenCLIPViT(Anatomy):
-    """open_clip's VisionTransformer: CLIP's own, LAION's, CLIPA (mean of the patches) and CoCa (pooling by attention)."""
+class OpenCLIPViT(ViTAdapter):
+    """open_clip's VisionTransformer: OpenAI's and LAION's CLIP, CLIPA (mean pooling), CoCa (attention pooling)."""
 
     prefix = 1
 
@@ -114,7 +122,7 @@ class OpenCLIPViT(Anatomy):
         self.patch_size = tower.patch_size
         if tower.attn_pool is not None:
             if tower.attn_pool_contrastive is not None:
-                raise InputError("a CoCa with two poolers in its image tower has no dense reading")
+                raise InputError(f"a CoCa with two poolers {UNSUPPORTED}")
             self.pool = CoCaPool(tower.attn_pool)
 
     @property
@@ -135,24 +143,24 @@ class OpenCLIPViT(Anatomy):
         return normed if self.tower.proj is None else normed @ self.tower.proj
 
 
-class TimmTower(Anatomy):
-    """A VisionTransformer or Eva of timm inside open_clip's TimmModel: SigLIP, EVA, PE, MobileCLIP-B, ViTamin."""
+class TimmViT(ViTAdapter):
+    """timm's VisionTransformer or Eva inside open_clip's TimmModel: SigLIP, EVA, PE, MobileCLIP-B, ViTamin."""
 
     def __init__(self, tower: TimmModel) -> None:
         super().__init__()
         self.tower, trunk = tower, tower.trunk
         if type(trunk.patch_embed) not in (PatchEmbed, HybridEmbed) or trunk.global_pool not in ("token", "avg", "map"):
-            raise InputError(f"a {type(trunk).__name__} with {trunk.global_pool!r} pooling has no dense reading")
+            raise InputError(f"a {type(trunk).__name__} with {trunk.global_pool!r} pooling {UNSUPPORTED}")
         self.trunk: Any = trunk
         self.prefix = trunk.num_prefix_tokens
         self.rotary: Any = getattr(trunk, "rope", None)
         if self.rotary is not None and not isinstance(self.rotary, RotaryEmbeddingCat):
-            raise InputError(f"rotary positions of kind {type(self.rotary).__name__} have no dense reading")
+            raise InputError(f"a tower with rotary positions of type {type(self.rotary).__name__} {UNSUPPORTED}")
         ratio = trunk.patch_embed.feat_ratio(as_scalar=False)
         self.patch_size = (ratio[0], ratio[1])
         if trunk.attn_pool is not None:
             if type(trunk.attn_pool) is not AttentionPoolLatent:
-                raise InputError(f"pooling by {type(trunk.attn_pool).__name__} has no dense reading")
+                raise InputError(f"a tower with {type(trunk.attn_pool).__name__} {UNSUPPORTED}")
             self.pool = LatentPool(trunk.attn_pool)
 
     @property
@@ -169,20 +177,20 @@ class TimmTower(Anatomy):
         return self.trunk.norm_pre(self._with_positions(x, grid, antialias)), grid
 
     def _with_positions(self, patches: Tensor, grid: Size, antialias: bool) -> Tensor:
-        """Class and register tokens in front, position embeddings added where the tower has them."""
+        """Tokens (B, P + hw, K): class and register tokens, then the patches, with position embeddings added if the tower has any."""
         trunk = self.trunk
-        extra = [token.expand(len(patches), -1, -1) for token in (trunk.cls_token, getattr(trunk, "reg_token", None)) if token is not None]
-        tokens = torch.cat([*extra, patches], dim=1)
+        prefix = [token.expand(len(patches), -1, -1) for token in (trunk.cls_token, getattr(trunk, "reg_token", None)) if token is not None]
+        tokens = torch.cat([*prefix, patches], dim=1)
         if trunk.pos_embed is None:
             return tokens
-        own = 0 if trunk.no_embed_class else self.prefix  # how many of the tokens in front have a position of their own
-        positions = resample_position_embedding(trunk.pos_embed[0], trunk.patch_embed.grid_size, grid, own, antialias)
-        return tokens + F.pad(positions, (0, 0, self.prefix - own, 0)).to(tokens.dtype)
+        embedded = 0 if trunk.no_embed_class else self.prefix  # the number of prefix tokens with a position embedding
+        positions = resample_position_embedding(trunk.pos_embed[0], trunk.patch_embed.grid_size, grid, embedded, antialias)
+        return tokens + F.pad(positions, (0, 0, self.prefix - embedded, 0)).to(tokens.dtype)
 
     def rope(self, grid: Size) -> Tensor | None:
         if self.rotary is None:
             return None
-        rotary = deepcopy(self.rotary)  # timm keeps one grid in the module, and other threads may need another one
+        rotary = deepcopy(self.rotary)  # timm keeps the current grid in the module; other threads may use another grid
         rotary.update_feat_shape(list(grid))
         return rotary.get_embed(list(grid))
 
@@ -195,14 +203,14 @@ class TimmTower(Anatomy):
         return self.tower.head(trunk.head(trunk.fc_norm(x)))
 
 
-def anatomy_of(tower: nn.Module) -> Anatomy:
-    """The anatomy of an open_clip image tower. Raises `InputError` for a tower that is not a ViT known here."""
+def adapt(tower: nn.Module) -> ViTAdapter:
+    """The adapter for an image tower of open_clip. Raises `InputError` if the tower is not supported."""
     if type(tower) is VisionTransformer:
         return OpenCLIPViT(tower)
-    if type(tower) is TimmModel and type(tower.trunk) in (TimmViT, Eva):
-        return TimmTower(tower)
+    if type(tower) is TimmModel and type(tower.trunk) in (TimmVisionTransformer, Eva):
+        return TimmViT(tower)
     kind = type(getattr(tower, "trunk", tower)).__name__
     raise InputError(
-        f"{kind} has no dense reading: there are no values of a last attention layer at every position. Towers that work are "
-        "CLIP's ViTs and ResNets, SigLIP, EVA, PE, CoCa, ViTamin and MobileCLIP-B; docs/towers.md lists them all"
+        f"{kind} {UNSUPPORTED}: it has no last attention layer with a value at every position. Choose a model.architecture among "
+        "CLIP's ViTs and ResNets, SigLIP, EVA, PE, CoCa, ViTamin and MobileCLIP-B; docs/towers.md lists all supported ones"
     )
