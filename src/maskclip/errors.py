@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 LONGEST = 60
@@ -53,3 +54,15 @@ def changes(keys: Iterable[str], before: Mapping[str, Any], now: Mapping[str, An
 def _brief(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Run the `main` of a script. Errors that the user can fix are printed without a traceback, and the exit status is 2."""
+    try:
+        main()
+    except (InputError, OSError) as error:
+        print(f"\nerror: {error}", file=sys.stderr)  # below a progress bar
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\ninterrupted; run the same command again to resume", file=sys.stderr)
+        sys.exit(130)
