@@ -338,7 +338,7 @@ def test_from_the_release_to_a_training_step(
         "data.augmentation.long=128",
         "protocol.short_side=64",
         "protocol.long_side=128",
-        "student.encoder=resnet18",
+        "student.encoder=tu-lcnet_035",
         "student.weights=null",
         "student.decoder_channels=16",
         "trainer=cpu",
