@@ -36,7 +36,7 @@ class Archive:
 
     `name` is the file name to store it under, `size` the published size in bytes and `checksum` the published "md5:..." or
     "sha256:...", in lower case. `mirrors` are tried in order after `url` and need a checksum. `rough_size` in bytes estimates
-    the disk space where no size is published.
+    the disk space where no size is published. A file without a checksum has to be a zip, which has checksums of its own.
     """
 
     url: str
@@ -72,8 +72,8 @@ def fetch(archive: Archive, folder: Path) -> Path:
     """Return the path of the archive in `folder`. Download it if it is missing, and resume an interrupted download.
 
     An existing or downloaded file is checked against the published size and checksum. A broken connection is retried after
-    each of `PAUSES`, then the mirrors are tried. Raises `InputError` if no address provides the published file, if
-    an existing file differs from it, or if the file cannot be written.
+    each of `PAUSES`, then the mirrors are tried. Raises `InputError` if no address provides the published file, if an existing
+    file differs from it, or if the file cannot be written.
     """
     target = folder / archive.name
     if target.is_file():
@@ -148,9 +148,7 @@ def remove(path: Path) -> None:
 
 def discard_part(archive: Archive, folder: Path) -> None:
     """Delete an unfinished download of the archive in `folder`."""
-    part = _part(archive, folder)
-    part.unlink(missing_ok=True)
-    _version(part).unlink(missing_ok=True)
+    _part(archive, folder).unlink(missing_ok=True)
 
 
 def _source(path: Path) -> Path:
@@ -160,11 +158,6 @@ def _source(path: Path) -> Path:
 
 def _part(archive: Archive, folder: Path) -> Path:
     return folder / f"{archive.name}.part"
-
-
-def _version(part: Path) -> Path:
-    """The file with the ETag or date of what a part belongs to."""
-    return part.with_name(f"{part.name}.version")
 
 
 def _size(path: Path) -> int:
@@ -194,15 +187,16 @@ def _download(url: str, archive: Archive, part: Path) -> None:
 def _receive(url: str, archive: Archive, part: Path, bar: Any) -> None:
     """Write what one connection sends to `part`. Raises `_RetryError` if the file is not complete afterwards."""
     start = _size(part)
-    with _open(url, _headers(archive, part), part) as response:
+    with _open(url, part, start) as response:
         resumed = response.status == 206
-        length = int(response.headers["Content-Length"]) if response.headers["Content-Length"] else None
-        total = archive.size if length is None else length + start * resumed
+        length = response.headers["Content-Length"]
+        total = archive.size if length is None else int(length) + start * resumed
         blocks = _blocks(response)
         first = next(blocks, b"")
-        if not resumed:
-            _check_start(archive, first, total)  # before the part is overwritten
-            _record_version(part, response.headers)
+        if not resumed and first.lstrip().startswith(b"<"):
+            raise _AddressError(f"it sent a page of HTML instead of an archive; {SUSPECTS}")
+        if None not in (total, archive.size) and total != archive.size:
+            raise _AddressError(f"it offers {total} bytes, but the published file has {archive.size}; {SUSPECTS}")
         bar.total = total or bar.total
         bar.update(start * resumed - bar.n)
         with writing(part), part.open("ab" if resumed else "wb") as stream:
@@ -213,28 +207,21 @@ def _receive(url: str, archive: Archive, part: Path, bar: Any) -> None:
         raise _RetryError("the server closed the connection before the end")
 
 
-def _headers(archive: Archive, part: Path) -> dict[str, str]:
-    """Headers that ask for the rest of a part, or for the whole file if it may have changed on the server."""
+def _open(url: str, part: Path, start: int) -> Any:
+    """Request the file from byte `start`. The checksum shows later whether the server continued the same file."""
     headers = {"User-Agent": "maskclip"}  # some servers refuse Python's default
-    version = _version(part).read_text(encoding="utf-8") if _version(part).is_file() else None
-    if _size(part) and archive.checksum is not None:  # the checksum shows whether both halves are of one file
-        headers["Range"] = f"bytes={_size(part)}-"
-    elif _size(part) and version is not None:
-        headers |= {"Range": f"bytes={_size(part)}-", "If-Range": version}
-    return headers
-
-
-def _open(url: str, headers: dict[str, str], part: Path) -> Any:
+    if start:
+        headers["Range"] = f"bytes={start}-"
     try:
         return urlopen(Request(url, headers=headers), timeout=TIMEOUT)
     except HTTPError as cause:
         cause.close()
-        if cause.code == 416:  # the part is longer than the file
+        if cause.code == 416:  # the part is as long as the file, or longer
             part.unlink(missing_ok=True)
         error = _RetryError if cause.code in TEMPORARY else _AddressError
         raise error(f"the server answered {cause.code} {cause.reason}") from cause
     except (OSError, HTTPException) as cause:
-        raise _UnreachableError(str(getattr(cause, "reason", cause)) or type(cause).__name__) from cause
+        raise _UnreachableError(_text(getattr(cause, "reason", cause))) from cause
 
 
 def _blocks(response: Any) -> Iterator[bytes]:
@@ -242,23 +229,8 @@ def _blocks(response: Any) -> Iterator[bytes]:
         while block := response.read1(BLOCK):
             yield block
     except (OSError, HTTPException) as cause:
-        raise _RetryError(str(cause) or type(cause).__name__) from cause
+        raise _RetryError(_text(cause)) from cause
 
 
-def _check_start(archive: Archive, block: bytes, total: int | None) -> None:
-    """Raise `_AddressError` if a response is a page of HTML or does not have the published size."""
-    if block.lstrip().startswith(b"<"):
-        raise _AddressError(f"it sent a page of HTML instead of an archive; {SUSPECTS}")
-    if None not in (total, archive.size) and total != archive.size:
-        raise _AddressError(f"it offers {total} bytes, but the published file has {archive.size}; {SUSPECTS}")
-
-
-def _record_version(part: Path, headers: Any) -> None:
-    """Keep the ETag or date of the file, with which a server can tell whether it has changed. A weak ETag is not precise enough."""
-    etag = headers["ETag"]
-    version = etag if etag is not None and not etag.startswith("W/") else headers["Last-Modified"]
-    with writing(part):
-        part.unlink(missing_ok=True)  # first, so that no part has the version of another
-        _version(part).unlink(missing_ok=True)
-        if version is not None:
-            _version(part).write_text(version, encoding="utf-8")
+def _text(cause: Any) -> str:
+    return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
