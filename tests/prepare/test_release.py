@@ -127,7 +127,7 @@ def test_archives_of_the_user_need_no_room_for_a_download(served: Path, tmp_path
 
 def test_unfinished_downloads_and_files_of_killed_runs_are_removed(served: Path, tmp_path: Path) -> None:
     stale = [tmp_path / folder / f".{HOST}-{os.getpid()}-00.partial" for folder in (UNPACKED, "set")]
-    for path in (*stale, *(tmp_path / "downloads" / name for name in ("set.zip.part", "set.zip.part.version", "other.zip.part"))):
+    for path in (*stale, *(tmp_path / "downloads" / name for name in ("set.zip.part", "other.zip.part"))):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"half")
     obtain([release(served)], tmp_path, served)
