@@ -53,7 +53,7 @@ def test_voc(release_root: Callable[[str], Path]) -> None:
     voc = release_root("voc") / "VOCdevkit" / "VOC2012"
     names = read_lines(voc / "ImageSets" / "Segmentation" / "trainaug.txt")
     assert names == ["2007_000032", "2007_000039", "2008_000002", "2008_000003"]  # train and SBD, without val
-    assert stripes(voc / "SegmentationClassAug" / "2008_000002.png") == [0, 3, 20]  # SBD's
+    assert stripes(voc / "SegmentationClassAug" / "2008_000002.png") == [0, 3, 20]  # of SBD
     for name in ("2007_000032", "2007_000042"):  # both have these: VOC's masks take precedence
         assert stripes(voc / "SegmentationClassAug" / f"{name}.png") == raw.BORDERED
     assert not (voc / "Annotations").exists()  # only needed files are extracted
@@ -143,7 +143,7 @@ def test_coco_for_evaluation_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     prepare(monkeypatch, "coco", tmp_path / "data", f"--from={tmp_path}", "--splits", "val2017")
     assert (tmp_path / "data" / "coco" / "stuff171" / "val2017.txt").is_file()
     assert not (tmp_path / "data" / "coco" / "train2017").exists()
-    raw.write_coco(tmp_path)  # the rest, later
+    raw.write_coco(tmp_path)  # the rest
     prepare(monkeypatch, "coco", tmp_path / "data", f"--from={tmp_path}")
     assert len(read_lines(tmp_path / "data" / "coco" / "stuff171" / "train2017.txt")) == 3
 
@@ -260,7 +260,7 @@ def test_images_without_masks_are_left_out_and_named(tmp_path: Path, monkeypatch
     raw.write_zip(tmp_path / "stuffthingmaps_trainval2017.zip", maps)
     prepare(monkeypatch, "coco", tmp_path / "data", f"--from={tmp_path}", "--splits", "val2017")
     assert read_lines(tmp_path / "data" / "coco" / "stuff171" / "val2017.txt") == ["val2017/000000000139"]
-    assert "1 images without a label map, left out: val2017/000000000285" in capsys.readouterr().out
+    assert "left out 1 of 2 images, without a label map: val2017/000000000285" in capsys.readouterr().out
 
 
 def test_broken_masks_are_reported_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

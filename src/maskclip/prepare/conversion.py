@@ -83,7 +83,8 @@ def names_with_file(paths: Mapping[str, Path], description: str) -> list[str]:
     """The names whose file exists. Prints the number of the others and some of their names, and raises if no file exists."""
     missing = [name for name, path in paths.items() if not path.is_file()]
     if missing:
-        print(f"  {len(missing)} images without {description}, left out: {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}")
+        examples = ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else "")
+        print(f"  left out {len(missing)} of {len(paths)} images, without {description}: {examples}")
     if len(missing) == len(paths):
         raise InputError(f"no image has {description}: the release is incomplete; {UNPACK_AGAIN}")
     skipped = set(missing)
