@@ -1,16 +1,19 @@
-"""ADE20K, SceneParse150 as distributed, for data=ade20k.
+"""Prepare ADE20K (SceneParse150), for data=ade20k.
 
     python scripts/prepare_ade20k.py
 
-makes, below --root, training.txt and validation.txt. The masks stay as they are: 0 is nothing, classes are 1 to 150.
+Writes training.txt and validation.txt below --root in ADEChallengeData2016. The masks stay as published: classes are 1 to 150, 0 is
+unlabelled.
 """
 
 from __future__ import annotations
 
 import checkout  # noqa: F401 - puts src on the path
 
+from maskclip.errors import run_script
+from maskclip.prepare.conversion import list_images, names_with_file, write_lines
 from maskclip.prepare.download import Archive
-from maskclip.prepare.release import Release, arguments, classes, existing, finish, listed, obtain, one_sentence, write_lines
+from maskclip.prepare.release import Release, arguments, finish, obtain
 
 ADE = Release(
     title="ADE20K (SceneParse150)",
@@ -24,10 +27,10 @@ ADE = Release(
             "md5:7328b3957e407ddae1d3cbf487f149ef",
         )
     ],
-    images={"training": 20210, "validation": 2000},
-    wanted=lambda name: name.endswith((".jpg", ".png")),
+    image_counts={"training": 20210, "validation": 2000},
+    needed=lambda name: name.endswith((".jpg", ".png")),
     folders=("ADEChallengeData2016",),
-    unpacked=950_000_000,
+    unpacked_bytes=950_000_000,
 )
 
 
@@ -36,14 +39,13 @@ def main() -> None:
     obtain([ADE], args.root, args.source, args.verify)
     root = args.root / "ADEChallengeData2016"
     print(root)
-    found = {}
-    for split in ADE.images:
-        names = [f"{split}/{path.stem}" for path in listed(root / "images" / split, "*.jpg")]
-        found[split] = existing({name: root / "annotations" / f"{name}.png" for name in names}, "a mask")
-        write_lines(root / f"{split}.txt", found[split])
-    masks = [root / "annotations" / f"{name}.png" for names in found.values() for name in names]
-    finish(args, args.root, [ADE], found, masks, classes("ade150").names, first=1, ignored=0)
+    splits = {}
+    for split in ADE.image_counts:
+        names = [f"{split}/{path.stem}" for path in list_images(root / "images" / split, "*.jpg")]
+        splits[split] = names_with_file({name: root / "annotations" / f"{name}.png" for name in names}, "a mask")
+        write_lines(root / f"{split}.txt", splits[split])
+    finish(args, args.root, [ADE], splits, "ade20k")
 
 
 if __name__ == "__main__":
-    one_sentence(main)
+    run_script(main)

@@ -1,10 +1,10 @@
-"""COCO-Stuff 164k and COCO-Object on the images of COCO 2017, for data=coco_stuff and data=coco_object.
+"""Prepare COCO-Stuff 164k and COCO-Object on the images of COCO 2017, for data=coco_stuff and data=coco_object.
 
-    python scripts/prepare_coco.py                           # 43 GB of disk, 22 after --delete-archives
-    python scripts/prepare_coco.py --splits val2017          # 2.4 GB of disk: enough to evaluate
+    python scripts/prepare_coco.py                           # 43 GB of disk, 22 GB with --delete-archives
+    python scripts/prepare_coco.py --splits val2017          # 2.4 GB of disk, enough for evaluation
 
-makes, below --root, stuff171/{train2017,val2017}/ (0 to 170, 255 unlabelled), object81/{train2017,val2017}/ (0 background, 1 to 80)
-and split files beside them.
+Writes masks below --root in coco: stuff171/{train2017,val2017}/ (classes 0 to 170, 255 unlabelled) and object81/{train2017,val2017}/
+(0 background, classes 1 to 80), each with split files.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from pathlib import Path
 import checkout  # noqa: F401 - puts src on the path
 import numpy as np
 
-from maskclip.errors import InputError
+from maskclip.errors import InputError, run_script
 from maskclip.images.reading import read_mask
 from maskclip.images.writing import write_mask
+from maskclip.prepare.conversion import convert, list_images, names_with_file, write_lines
 from maskclip.prepare.download import Archive
-from maskclip.prepare.release import Release, arguments, classes, convert, existing, finish, listed, obtain, one_sentence, write_lines
+from maskclip.prepare.release import Release, arguments, finish, obtain, read_classes
 from maskclip.vocabulary import Palette
 
 IMAGES = {
@@ -41,77 +42,74 @@ COCO = Release(
     page="https://cocodataset.org",
     terms="annotations CC BY 4.0; images from flickr, whose terms of use apply",
     archives=list(IMAGES.values()),
-    images={"train2017": 118287, "val2017": 5000},
+    image_counts={"train2017": 118287, "val2017": 5000},
 )
 STUFF = Release(
-    title="COCO-Stuff's maps of stuff and things",
+    title="COCO-Stuff label maps",
     page="https://github.com/nightrome/cocostuff",
     terms="annotations CC BY 4.0",
     archives=[MAPS],
-    images={},
 )
-UNPACKED = {"train2017": (19_300_000_000, 1_900_000_000), "val2017": (810_000_000, 80_000_000)}
-"""About how many bytes the images of a split take, and its maps and what they are converted to."""
-HOLES = {11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90}
-"""Values, 0 to 181, that no class has: COCO dropped these categories."""
+BYTES = {"train2017": (19_300_000_000, 1_900_000_000), "val2017": (810_000_000, 80_000_000)}
+"""The approximate size of the images of a split, and of its label maps with the converted masks."""
+UNUSED = {11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90}
+"""Values from 0 to 181 without a class: COCO dropped these categories."""
 
 
 def stuff_table() -> np.ndarray:
-    """What becomes of each value of a map: 0 to 170 in order, 255 where there is no class."""
+    """The class 0 to 170 of each value of a label map, (256,) uint8; 255 for values without a class."""
     table = np.full(256, 255, dtype=np.uint8)
-    table[[value for value in range(182) if value not in HOLES]] = np.arange(171)
+    table[[value for value in range(182) if value not in UNUSED]] = np.arange(171)
     return table
 
 
 def object_table() -> np.ndarray:
-    """What becomes of each value of a map: things 1 to 80, everything else background."""
+    """The class of each value of a label map, (256,) uint8: 1 to 80 for things, 0 (background) for everything else."""
     stuff = stuff_table().astype(int)
     return np.where(stuff < 80, stuff + 1, 0).astype(np.uint8)
 
 
 def relabel(source: Path, target: Path, table: np.ndarray, palette: Palette) -> None:
+    """Write a label map as a mask whose values are those of `table`."""
     labels = read_mask(source)
     if labels.dtype != np.uint8:
-        raise InputError(f"{source} is not a map of COCO-Stuff: it has more than 8 bits")
+        raise InputError(f"{source} is not a label map of COCO-Stuff: it has more than 8 bits")
     write_mask(target, table[labels], palette)
 
 
 def split_names(root: Path, split: str) -> list[str]:
-    """Names of the images of a split that have a map, such as val2017/000000000139."""
-    return existing({f"{split}/{p.stem}": root / split / f"{p.stem}.png" for p in listed(root / split, "*.jpg")}, "a map")
+    """Names of the images of a split that have a label map, such as val2017/000000000139."""
+    names = [f"{split}/{path.stem}" for path in list_images(root / split, "*.jpg")]
+    return names_with_file({name: root / f"{name}.png" for name in names}, "a label map")
 
 
 def parts(split: str) -> list[Release]:
-    """What a split consists of: the maps first, because their server is the least reliable, then the images."""
-    images, maps = UNPACKED[split]
+    """The label maps and the images of a split."""
+    images, maps = BYTES[split]
     folders = tuple(f"{folder}/{split}" for folder in ("stuff171", "object81"))
     return [
-        replace(STUFF, wanted=lambda name: f"{split}/" in name, selection=split, folders=folders, unpacked=maps),
-        replace(COCO, archives=[IMAGES[split]], folders=(split,), unpacked=images),
+        replace(STUFF, needed=lambda name: f"{split}/" in name, selection=split, folders=folders, unpacked_bytes=maps),
+        replace(COCO, archives=[IMAGES[split]], folders=(split,), unpacked_bytes=images),
     ]
 
 
 def main() -> None:
     parser = arguments([COCO, STUFF], __doc__)
-    parser.add_argument("--splits", nargs="+", choices=tuple(IMAGES), default=list(IMAGES), help="(default: both)")
+    parser.add_argument("--splits", nargs="+", choices=tuple(IMAGES), default=list(IMAGES), help="splits to prepare (default: both)")
     args = parser.parse_args()
     root = args.root / "coco"
+    # the label maps of all splits first: their server is the least reliable
     releases = sorted((part for split in dict.fromkeys(args.splits) for part in parts(split)), key=lambda part: part.title != STUFF.title)
     obtain(releases, root, args.source, args.verify)
     print(root)
-    found = {split: split_names(root, split) for split in args.splits}
-    for folder, table, words in (
-        ("stuff171", stuff_table(), classes("coco_stuff171")),
-        ("object81", object_table(), classes("coco_object")),
-    ):
-        names = [name for of_split in found.values() for name in of_split]
-        function = partial(relabel, table=table, palette=words.colours)
-        convert([(root / f"{n}.png", root / folder / f"{n}.png") for n in names], function, args.workers, folder)
-        for split, of_split in found.items():
-            write_lines(root / folder / f"{split}.txt", of_split)
-    every = [root / "stuff171" / f"{name}.png" for names in found.values() for name in names]
-    finish(args, root, releases, found, every, classes("coco_stuff171").names)
+    splits = {split: split_names(root, split) for split in args.splits}
+    for folder, table, classes in (("stuff171", stuff_table(), "coco_stuff171"), ("object81", object_table(), "coco_object")):
+        jobs = [(root / f"{name}.png", root / folder / f"{name}.png") for names in splits.values() for name in names]
+        convert(jobs, partial(relabel, table=table, palette=read_classes(classes).colours), args.workers, folder)
+        for split, names in splits.items():
+            write_lines(root / folder / f"{split}.txt", names)
+    finish(args, root, releases, splits, "coco_stuff")
 
 
 if __name__ == "__main__":
-    one_sentence(main)
+    run_script(main)

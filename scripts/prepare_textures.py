@@ -10,21 +10,21 @@ from pathlib import Path
 
 import checkout  # noqa: F401 - puts src on the path
 
-from maskclip.files import CHECKOUT
-from maskclip.prepare.release import classes, one_sentence
+from maskclip.errors import run_script
+from maskclip.prepare.release import default_root, read_classes
 from maskclip.textures.dataset import write_textures
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=CHECKOUT / "data" / "textures")
+    parser.add_argument("--root", type=Path, default=default_root() / "textures", help="folder to write to (default: %(default)s)")
     parser.add_argument("--train", type=int, default=400, help="training images (default: %(default)s)")
     parser.add_argument("--val", type=int, default=100, help="validation images (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="seed of the drawing (default: %(default)s)")
     args = parser.parse_args()
-    counts = write_textures(args.root, classes("textures").colours, args.train, args.val, args.seed)
+    counts = write_textures(args.root, read_classes("textures").colours, args.train, args.val, args.seed)
     print(f"{args.root}: " + ", ".join(f"{count} {split} images" for split, count in counts.items()))
 
 
 if __name__ == "__main__":
-    one_sentence(main)
+    run_script(main)

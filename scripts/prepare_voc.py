@@ -1,10 +1,10 @@
-"""Pascal VOC 2012 with the extra annotations of SBD, for data=voc20 and data=voc21.
+"""Prepare Pascal VOC 2012 with the extra annotations of SBD, for data=voc20 and data=voc21.
 
     python scripts/prepare_voc.py
     python scripts/prepare_voc.py --from ~/archives
 
-makes, below --root, SegmentationClassAug/ (index PNGs: VOC's own masks, SBD's where VOC has none) and
-ImageSets/Segmentation/trainaug.txt (VOC's train and all of SBD, without VOC's val).
+Writes two things below --root in VOCdevkit/VOC2012: SegmentationClassAug/ (index PNGs: VOC's masks, and SBD's for images without one)
+and ImageSets/Segmentation/trainaug.txt (VOC's train split and all images of SBD, without VOC's val split).
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ import checkout  # noqa: F401 - puts src on the path
 from PIL import Image
 from scipy.io import loadmat
 
+from maskclip.errors import run_script
 from maskclip.images.writing import write_atomically, write_mask
+from maskclip.prepare.conversion import convert, names_with_file, read_lines, write_lines
 from maskclip.prepare.download import Archive
-from maskclip.prepare.release import Release, arguments, classes, convert, existing, finish, obtain, one_sentence, read_lines, write_lines
+from maskclip.prepare.release import Release, arguments, finish, obtain, read_classes
 from maskclip.vocabulary import Palette
 
 ARCHIVE = Archive(
@@ -32,16 +34,16 @@ ARCHIVE = Archive(
     ),
 )
 LISTS = ("/ImageSets/Main/train.txt", "/ImageSets/Main/val.txt")
-"""All images of VOC 2012: scripts/prepare_context.py can take its images from there."""
+"""The lists of all images, which scripts/prepare_context.py needs."""
 VOC = Release(
     title="Pascal VOC 2012",
     page="https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/",
     terms='images from flickr: use must respect the flickr terms of use (see "Database Rights" on the page)',
     archives=[ARCHIVE],
-    images={"trainaug": 10582, "val": 1449},
-    wanted=lambda name: any(part in name for part in ("/JPEGImages/", "/SegmentationClass/", "/ImageSets/Segmentation/", *LISTS)),
+    image_counts={"trainaug": 10582, "val": 1449},
+    needed=lambda name: any(part in name for part in ("/JPEGImages/", "/SegmentationClass/", "/ImageSets/Segmentation/", *LISTS)),
     folders=("VOCdevkit/VOC2012",),
-    unpacked=1_950_000_000,
+    unpacked_bytes=1_950_000_000,
 )
 SBD = Release(
     title="Semantic Boundaries Dataset",
@@ -55,10 +57,9 @@ SBD = Release(
             "md5:82b4d87ceb2ed10f6038a1cba92111cb",
         )
     ],
-    images={},
-    wanted=lambda name: "/dataset/cls/" in name or name.endswith(("dataset/train.txt", "dataset/val.txt")),
+    needed=lambda name: "/dataset/cls/" in name or name.endswith(("dataset/train.txt", "dataset/val.txt")),
     folders=("benchmark_RELEASE",),
-    unpacked=60_000_000,
+    unpacked_bytes=60_000_000,
 )
 
 
@@ -68,7 +69,7 @@ def sbd_mask(source: Path, target: Path, palette: Palette) -> None:
 
 
 def voc_mask(source: Path, target: Path) -> None:
-    """Copy a palette PNG of VOC, whose objects have borders of 255."""
+    """Copy a palette PNG of VOC. Objects have borders of 255."""
     with Image.open(source) as image:
         image.load()
         write_atomically(image, target)
@@ -81,17 +82,17 @@ def main() -> None:
     lists, masks = voc / "ImageSets" / "Segmentation", voc / "SegmentationClassAug"
     train, val = read_lines(lists / "train.txt"), read_lines(lists / "val.txt")
     extra = sorted({*read_lines(sbd / "train.txt"), *read_lines(sbd / "val.txt")} - {*train, *val})
-    words = classes("voc21")
     convert([(voc / "SegmentationClass" / f"{n}.png", masks / f"{n}.png") for n in (*train, *val)], voc_mask, args.workers, "VOC's masks")
-    to_png = partial(sbd_mask, palette=words.colours)
+    to_png = partial(sbd_mask, palette=read_classes("voc21").colours)
     convert([(sbd / "cls" / f"{n}.mat", masks / f"{n}.png") for n in extra], to_png, args.workers, "SBD's masks")
-    splits = {"trainaug": sorted([*train, *extra]), "val": val}
-    found = {split: existing({n: voc / "JPEGImages" / f"{n}.jpg" for n in names}, "a JPEG") for split, names in splits.items()}
-    write_lines(lists / "trainaug.txt", found["trainaug"])
     print(voc)
-    every = [masks / f"{n}.png" for names in found.values() for n in names]
-    finish(args, args.root, [VOC, SBD], found, every, words.names)
+    splits = {
+        split: names_with_file({name: voc / "JPEGImages" / f"{name}.jpg" for name in names}, "a JPEG")
+        for split, names in (("trainaug", sorted([*train, *extra])), ("val", val))
+    }
+    write_lines(lists / "trainaug.txt", splits["trainaug"])
+    finish(args, args.root, [VOC, SBD], splits, "voc21")
 
 
 if __name__ == "__main__":
-    one_sentence(main)
+    run_script(main)

@@ -237,7 +237,7 @@ def dense_scores(vocabulary: Vocabulary, data: SegmentationDataset, **options: f
 
 def write_card(args: argparse.Namespace, loss: float, retrieval: float) -> None:
     """Measure the shipped weights and write the model card beside them."""
-    vocabulary = release.classes("textures")
+    vocabulary = release.read_classes("textures")
     rows = {
         "CLIP (unmodified last layer)": {"strategy": "clip"},
         "MaskCLIP": {},

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -106,3 +107,18 @@ def sentence(error: BaseException) -> str | None:
             f"data.num_workers=0 in the other programs ({error})"
         )
     return str(error) if isinstance(error, (InputError, OSError)) else None
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Run the `main` of a script. Errors that the user can fix are printed without a traceback, and the exit status is 2."""
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("\ninterrupted; run the same command again to resume", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        message = sentence(error)
+        if message is None:
+            raise
+        print(f"\nerror: {message}", file=sys.stderr)  # below a progress bar
+        sys.exit(2)

@@ -1,4 +1,4 @@
-"""Small releases of the data sets in the exact form in which they are published: names, folders, file formats, oddities."""
+"""Small releases of the data sets in the published format, with the same names, folders, file formats and irregularities."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def blocks(values: list[int], size: tuple[int, int] = SIZE, dtype: type = np.uin
 
 
 def palette_png(labels: np.ndarray) -> bytes:
-    """A palette PNG as VOC has them: colours, 255 where an object borders on another."""
+    """A palette PNG with colours, as in VOC."""
     image = Image.fromarray(labels.astype(np.uint8))
     image.putpalette(np.random.default_rng(0).integers(0, 255, 768, dtype=np.uint8).tobytes())
     return encoded(image)
@@ -96,12 +96,12 @@ def write_voc(folder: Path) -> None:
 
 
 CONTEXT_TRAIN, CONTEXT_VAL = ["2008_000008", "2008_000015"], ["2008_000002", "2008_000003"]
-CONTEXT_LEFT_OUT = {"train": ["2008_003252", "2010_001592"], "val": ["2010_001606"]}  # VOC's lists have them, the published split has not
-CONTEXT_IDS = [0, 1, 2, 9, 255, 256, 458, 459]  # nothing, accordion, aeroplane, bag, two that are no class of the 59, wood, the last
+CONTEXT_LEFT_OUT = {"train": ["2008_003252", "2010_001592"], "val": ["2010_001606"]}  # in the lists of VOC, not in the published split
+CONTEXT_IDS = [0, 1, 2, 9, 255, 256, 458, 459]  # unlabelled, accordion, aeroplane, bag, two outside the 59 classes, wood, the last class
 
 
 def context_lists(**later: list[str]) -> Files:
-    """ImageSets/Main of a VOC, with the images `later` that later releases added."""
+    """ImageSets/Main of VOC. `later` adds images of later releases to a split."""
     names = {"train": CONTEXT_TRAIN, "val": CONTEXT_VAL}
     main = {split: lines([*names[split], *CONTEXT_LEFT_OUT[split], *later.get(split, [])]) for split in names}
     return {f"ImageSets/Main/{split}.txt": content for split, content in main.items()}
@@ -124,7 +124,7 @@ def write_context_maps(folder: Path) -> None:
 
 
 def write_context_2012(folder: Path) -> None:
-    """VOC 2012 with the images of Pascal Context, and two of 2011, which it does not have."""
+    """VOC 2012 with the images of Pascal Context and two others of 2011."""
     files = {f"JPEGImages/{name}.jpg": jpeg(i) for i, name in enumerate([*CONTEXT_ALL, "2011_000001", "2011_000002"])}
     files |= context_lists(train=["2011_000001"], val=["2011_000002"])
     write_tar(folder / "VOCtrainval_11-May-2012.tar", {f"VOCdevkit/VOC2012/{name}": content for name, content in files.items()})
@@ -132,13 +132,13 @@ def write_context_2012(folder: Path) -> None:
 
 
 COCO = {"train2017": ["000000000009", "000000000025", "000000000030"], "val2017": ["000000000139", "000000000285"]}
-COCO_VALUES = [0, 10, 12, 89, 91, 181, 255]  # person, fire hydrant, stop sign (11 is a hole), toothbrush, banner, wood, unlabelled
+COCO_VALUES = [0, 10, 12, 89, 91, 181, 255]  # person, fire hydrant, stop sign (11 is unused), toothbrush, banner, wood, unlabelled
 
 
 def write_coco(folder: Path) -> None:
     maps = {}
     for split, names in COCO.items():
-        modes = {names[0]: "L"}  # COCO has some grey pictures
+        modes = {names[0]: "L"}  # some images of COCO are grey
         write_zip(folder / f"{split}.zip", {f"{split}/{n}.jpg": jpeg(int(n), mode=modes.get(n, "RGB")) for n in names})
         maps |= {f"{split}/{name}.png": grey_png(blocks(COCO_VALUES)) for name in names}
     write_zip(folder / "stuffthingmaps_trainval2017.zip", maps)

@@ -1,1 +1,1 @@
-"""From the archives of a data set's release to images, index masks and split files: what scripts/prepare_*.py share."""
+"""Prepare data sets: download, extract and convert releases to images, index masks and split files."""
