@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from PIL import Image
 from support.commands import CONFIGS, compose_command, unknown_parameters
@@ -24,6 +26,8 @@ PAGES = pages()
 SHELL_BLOCKS = [block for page in PAGES for block in blocks(page) if block.language in SHELL]
 LINES = [(block.page, block.place, line) for block in SHELL_BLOCKS for line in shell_lines(block)]
 LINES += [(page, page, span) for page in PAGES for span in spans(page)]
+SETTING = re.compile(r"'?[~+]{0,2}[a-z_]+(?:[./][a-z_]+)*(?:@[a-z_.]+)?=[^\s=]")
+SETTINGS = [(page, span) for page in PAGES for span in spans(page) if SETTING.match(span)]
 CODE = {path: path.read_text(encoding="utf-8") for folder in ("scripts", "src/maskclip/prepare") for path in (ROOT / folder).rglob("*.py")}
 CAMVID = {"train": 3, "val": 2, "test": 4}
 
@@ -80,10 +84,19 @@ def missing_options(command: Command) -> list[str]:
     return [f"no option {option}" for option in options if not any(f'"{option}"' in code for code in CODE.values())]
 
 
-def test_shells_expand_nothing_in_commands() -> None:
-    for _, place, line in LINES:
-        if parse(line) is not None:
-            assert not set("[]{}*?") & set(unquoted(line)), f"{place}: quote words with brackets, as in 'classes.names=[cat,grass]'"
+def test_settings_in_the_text_parse() -> None:
+    parser = OverridesParser.create()
+    for page, setting in SETTINGS:
+        try:
+            parser.parse_overrides(shlex.split(setting))
+        except (HydraException, ValueError) as error:
+            pytest.fail(f"{page}: `{setting}`: {error}")
+
+
+def test_shells_expand_nothing_in_commands_and_settings() -> None:
+    commands = [(place, line) for _, place, line in LINES if parse(line) is not None]
+    for place, line in commands + SETTINGS:
+        assert not set("[]{}*?") & set(unquoted(line)), f"{place}: quote words with brackets, as in 'classes.names=[cat,grass]'"
 
 
 def test_targets_of_make_exist() -> None:

@@ -137,6 +137,7 @@ def main() -> None:
     folder, page = sys.argv[1:]
     shown = list(blocks(page))
     os.chdir(folder)
+    sys.path.insert(0, str(Path("scripts").resolve()))  # as for a script that is run by its path
     use_the_shipped_clip()
     names: dict[str, Any] = {"__name__": "page"}
     for block in shown:
