@@ -1,8 +1,8 @@
 """Run the blocks of one page in a copy of the checkout: python run_page.py COPY PAGE
 
-Programs run in this process, one after the other, so that libraries are imported once. Three things differ from what the
-page shows: every CLIP is the shipped one, students are small and train for two steps, and `...` or a time in the name of
-a run is the last run. A program whose data set is not there, or that needs a GPU or a plugin, is composed instead of run.
+Programs run in this process, one after the other, so that libraries are imported once. Some things differ from what the
+page shows: every CLIP is the shipped one, images, the textures data set and students are small, training takes two
+steps, and `...` or a time in the name of a run is the last run. A program whose data set is not there, or that needs a GPU or a plugin, is composed instead of run.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 import runpy
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,7 @@ def extra_overrides(command: Command, cfg: DictConfig) -> list[str]:
     """Overrides that make a run small."""
     extra = list(ON_CPU) if "trainer" in cfg else []
     extra += ["data.num_workers=0"] if "data" in cfg else []
+    extra += ["protocol.short_side=112"] if (OmegaConf.select(cfg, "protocol.short_side") or 0) > 112 else []
     if "student" in cfg:
         longer = any(word.startswith("trainer.max_steps=") for word in command.arguments)
         extra += [*SMALL_STUDENT, f"trainer.max_steps={4 if longer else 2}", *SMALL_DEEPLAB.get(cfg.student.arch, [])]
@@ -83,16 +85,20 @@ def run_program(command: Command) -> None:
             print(f"composed only: {command.program} {reason}")
             return
         arguments = [*arguments, *extra_overrides(command, cfg)]
-    elif command.program.startswith("scripts/prepare_") and "textures" not in command.program and not {"--help", "--urls"} & set(arguments):
+    elif command.program == "scripts/prepare_textures.py":
+        arguments = [*arguments, "--train=12", "--val=5"]
+    elif command.program.startswith("scripts/prepare_") and not {"--help", "--urls"} & set(arguments):
         print(f"not run: {command.program} needs a released data set")
         return
     print("+", command.program, *arguments, flush=True)
     sys.argv = [command.program, *arguments]
+    start = time.perf_counter()
     try:
         runpy.run_path(command.program, run_name="__main__")
     except SystemExit as end:
         if end.code not in (0, None):
             raise RuntimeError(f"exit status {end.code}") from end
+    print(f"{time.perf_counter() - start:.1f} s", flush=True)
 
 
 def last_run(match: re.Match[str]) -> str:
