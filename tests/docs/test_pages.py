@@ -119,7 +119,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("checkout")
     for name in ("src", "conf", "scripts"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "Makefile", root)
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, root)
     palette = Vocabulary(["one", "two"]).colours * 7
     write_textures(root / "data" / "textures", palette, train=12, val=5)
     (root / "photos" / "holiday").mkdir(parents=True)

@@ -1,8 +1,9 @@
 """Run the blocks of one page in a copy of the checkout: python run_page.py COPY PAGE
 
-Programs run in this process, one after the other, so that libraries are imported once. Some things differ from what the
-page shows: every CLIP is the shipped one, images, the textures data set and students are small, training takes two
-steps, and `...` or a time in the name of a run is the last run. A program whose data set is not there, or that needs a GPU or a plugin, is composed instead of run.
+Programs run in this process, one after the other, so that libraries are imported once. They differ from what the page shows:
+every CLIP is the shipped one, images, the textures data set and students are small, training takes two steps, and `...` or a
+time in the name of a run is the last run. A program is composed instead of run if its data set is missing, or if it needs a GPU
+or a plugin.
 """
 
 from __future__ import annotations
