@@ -56,9 +56,10 @@ def compose_command(command: Command, root: Path = ROOT, folder: Path = ROOT) ->
 @cache
 def composed(config: str, settings: tuple[str, ...], root: Path = ROOT, own: Path | None = None) -> DictConfig:
     """A config with every value resolved that does not need a run."""
-    searched = [] if own is None else [f"hydra.searchpath=[file://{own}]"]
+    extra = [] if own is None else [f"hydra.searchpath=[file://{own}]"]
+    extra += ["local=null"] if (root / "conf" / "local").is_dir() else []  # settings of this machine
     with initialize_config_dir(str(root / "conf"), version_base="1.3"):
-        return compose(config, overrides=[*searched, *settings])
+        return compose(config, overrides=[*extra, *settings])
 
 
 def unknown_parameters(cfg: DictConfig) -> list[str]:
