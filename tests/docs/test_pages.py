@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from hydra.errors import HydraException
 from PIL import Image
 from support.commands import CONFIGS, compose_command, unknown_parameters
 from support.pages import SHELL, Command, blocks, pages, parse, shell_lines, spans, unquoted
+from support.run_pages import DONE
 
 from maskclip import Vocabulary
 from maskclip.textures.dataset import write_textures
@@ -144,18 +146,37 @@ def draw_camvid(root: Path) -> None:
         (root / f"{split}.txt").write_text("".join(lines))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES)
-def test_page_runs(page: str, checkout: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "checkout"
-    shutil.copytree(checkout, copy)
-    paths = [str(copy / "src"), str(ROOT / "tests")]
-    environment = {
-        **os.environ,
-        **{"PYTHONPATH": os.pathsep.join(paths), "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])},
-        **{"MASKCLIP_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub"), "WANDB_MODE": "offline"},
+@pytest.fixture(scope="module")
+def runner(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
+    """A process that runs pages, see support/run_pages.py."""
+    folder = tmp_path_factory.mktemp("runner")
+    copy = folder / "checkout"
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(copy / "src"), str(ROOT / "tests")]),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        **{"MASKCLIP_CACHE": str(folder / "cache"), "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hub"), "WANDB_MODE": "offline"},
     }
     environment.pop("MASKCLIP_DATA", None)
-    runner = [sys.executable, str(ROOT / "tests" / "support" / "run_page.py"), str(copy), page]
-    done = subprocess.run(runner, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert done.returncode == 0, done.stdout[-5000:]
+    shutil.copytree(checkout, copy)
+    command = [sys.executable, str(ROOT / "tests" / "support" / "run_pages.py"), str(checkout), str(copy)]
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as process:
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES)
+def test_page_runs(page: str, runner: subprocess.Popen[str]) -> None:
+    assert runner.stdin is not None and runner.stdout is not None
+    runner.stdin.write(page + "\n")
+    runner.stdin.flush()
+    lines = []
+    for line in runner.stdout:
+        if line.startswith(DONE):
+            assert line.split()[-1] == "0", "".join(lines)[-5000:]
+            return
+        lines.append(line)
+    pytest.fail("the process ended: " + "".join(lines)[-5000:])

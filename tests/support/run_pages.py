@@ -1,9 +1,9 @@
-"""Run the blocks of one page in a copy of the checkout: python run_page.py COPY PAGE
+"""Run the blocks of pages in a copy of the checkout: echo README.md | python run_pages.py ORIGINAL COPY
 
-Programs run in this process, one after the other, so that libraries are imported once. They differ from what the page shows:
-every CLIP is the shipped one, images, the textures data set and students are small, training takes two steps, and `...` or a
-time in the name of a run is the last run. A program is composed instead of run if its data set is missing, or if it needs a GPU
-or a plugin.
+Page names come from stdin; after each page a line has `DONE` and 0, or 1 if a block failed. COPY is made anew for each page.
+Programs run in this process, so that libraries are imported once. They differ from what the page shows: every CLIP is the
+shipped one, images, the textures data set and students are small, training takes two steps, and `...` or a time in the name of a
+run is the last run. A program is composed instead of run if its data set is missing, or if it needs a GPU or a plugin.
 """
 
 from __future__ import annotations
@@ -12,18 +12,21 @@ import inspect
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from maskclip import MaskCLIP
-from support.commands import CONFIGS, compose_command
+from support.commands import CONFIGS, compose_command, composed
 from support.pages import SHELL, Block, Command, blocks, is_simple, parse, shell_lines
 
+DONE = "=== page done:"
 LAST_RUN = re.compile(r"outputs/(\w+)/(?:\.\.\.|<[^>]+>|\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d)(?=/|$)")
 ON_CPU = ["trainer.accelerator=cpu", "trainer.enable_progress_bar=false"]
 SMALL_STUDENT = [
@@ -37,6 +40,8 @@ SMALL_DEEPLAB = {
         *("student.decoder_channels=16", "student.decoder_atrous_rates=[2,4,6]"),
     ],
 }
+
+evaluated: list[list[str]] = []  # arguments of src/eval.py that have been run: the pages share some commands
 
 
 def use_the_shipped_clip() -> None:
@@ -91,6 +96,9 @@ def run_program(command: Command) -> None:
     elif command.program.startswith("scripts/prepare_") and not {"--help", "--urls"} & set(arguments):
         print(f"not run: {command.program} needs a released data set")
         return
+    if command.program == "src/eval.py" and arguments in evaluated:
+        print(f"run before: {command.program}", *arguments)
+        return
     print("+", command.program, *arguments, flush=True)
     sys.argv = [command.program, *arguments]
     start = time.perf_counter()
@@ -100,6 +108,7 @@ def run_program(command: Command) -> None:
         if end.code not in (0, None):
             raise RuntimeError(f"exit status {end.code}") from end
     print(f"{time.perf_counter() - start:.1f} s", flush=True)
+    evaluated.extend([arguments] if command.program == "src/eval.py" else [])
 
 
 def last_run(match: re.Match[str]) -> str:
@@ -140,19 +149,31 @@ def run_block(block: Block, names: dict[str, Any]) -> None:
         run_shell(waiting)
 
 
-def main() -> None:
-    folder, page = sys.argv[1:]
-    shown = list(blocks(page))
-    os.chdir(folder)
-    sys.path.insert(0, str(Path("scripts").resolve()))  # as for a script that is run by its path
-    use_the_shipped_clip()
+def run_page(page: str, original: Path, copy: Path) -> None:
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(original, copy)
+    os.chdir(copy)
+    composed.cache_clear()
     names: dict[str, Any] = {"__name__": "page"}
-    for block in shown:
+    for block in blocks(page):
         try:
             run_block(block, names)
         except BaseException as error:
-            error.add_note(f"in {block.place}") if hasattr(error, "add_note") else print(f"in {block.place}", file=sys.stderr)
-            raise
+            raise RuntimeError(f"in {block.place}") from error
+
+
+def main() -> None:
+    original, copy = map(Path, sys.argv[1:])
+    use_the_shipped_clip()
+    sys.path.insert(0, str(copy / "scripts"))  # as for a script that is run by its path
+    for line in sys.stdin:
+        failed = False
+        try:
+            run_page(line.strip(), original, copy)
+        except RuntimeError:
+            failed = True
+            traceback.print_exc()
+        print(f"\n{DONE} {int(failed)}", flush=True)
 
 
 if __name__ == "__main__":
