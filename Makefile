@@ -1,53 +1,60 @@
-# `make` lists the targets. `make demo` and `make test` are all the set-up there is.
+# `make` lists the targets. Each makes the environment in .venv first.
 PYTHON ?= python3
 VENV ?= .venv
+# lowest-direct: install the lowest versions that pyproject.toml allows
+RESOLUTION ?= highest
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install demo test test-all lint types check format train eval bench clean
+.PHONY: help install demo test test-all lint types check docs docs-serve format bench clean
 
-help:  ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
-	$(BIN)/python -m pip install -q -e '.[dev]'
+ifeq ($(RESOLUTION),highest)
+	$(BIN)/python -m pip install -q -e '.[dev,docs]'
+else
+	$(BIN)/python -m pip install -q uv
+	$(BIN)/uv pip install -q --python $(BIN)/python --resolution $(RESOLUTION) -e '.[dev,docs]'
+endif
 	@touch $@
 
 install: $(READY)  ## make the environment in .venv
 
-demo: $(READY)  ## the whole method on a tiny CLIP and a drawn data set: a table and pictures, minutes on two cores
+demo: $(READY)  ## run the whole method on the shipped CLIP and synthetic scenes: a table and an image, about 3 minutes
 	$(BIN)/python scripts/demo.py
 
-test: $(READY)  ## the fast tests
+test: $(READY)  ## run the fast tests
 	$(BIN)/python -m pytest
 
-test-all: $(READY)  ## all tests
+test-all: $(READY)  ## run all tests, slow ones included
 	$(BIN)/python -m pytest -m 'slow or not slow'
 
-lint: $(READY)  ## ruff, and its formatter in check mode
+lint: $(READY)  ## run ruff and check the format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(READY)  ## mypy
+types: $(READY)  ## run mypy
 	$(BIN)/mypy
 
-check: lint types test  ## lint, types and tests
+check: lint types test  ## run lint, types and the fast tests: what every commit passes
 
-format: $(READY)  ## let ruff format and mend
+docs: $(READY)  ## build the documentation in site/
+	$(BIN)/mkdocs build --strict
+
+docs-serve: $(READY)  ## serve the documentation at http://127.0.0.1:8000 while you edit it
+	$(BIN)/mkdocs serve
+
+format: $(READY)  ## format and fix with ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-train: $(READY)  ## python src/train.py $(ARGS), such as ARGS="experiment=textures_zero_shot"
-	$(BIN)/python src/train.py $(ARGS)
-
-eval: $(READY)  ## python src/eval.py $(ARGS), such as ARGS="model=maskclip_textures data=textures"
-	$(BIN)/python src/eval.py $(ARGS)
-
-bench: $(READY)  ## measure speed
+bench: $(READY)  ## measure the speed
 	$(BIN)/python scripts/benchmark.py
 
-clean:  ## remove the environment and caches (data and outputs stay)
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist src/*.egg-info
+clean:  ## remove the environment, caches and the built site; data and outputs stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist site src/*.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""Inspect a data set: classes of every mask value, sizes, a contact sheet, and what is wrong with it.
+"""Inspect a data set: the class of every value in masks, image sizes, a contact sheet, and a list of problems.
 
     python scripts/inspect_data.py data=voc20
     python scripts/inspect_data.py data=voc20 split=train sample=500
@@ -35,8 +35,8 @@ from maskclip.vocabulary import Vocabulary
 ROWS, CELL = 8, 200
 
 
-def look(data: SegmentationDataset, name: str) -> dict[str, Any]:
-    """The `size` of an image, its EXIF `turn`, the `values` in its mask with their counts, and the `problem` if something is wrong."""
+def inspect_image(data: SegmentationDataset, name: str) -> dict[str, Any]:
+    """The `size` of an image, its EXIF orientation `turn`, the `values` in its mask with their counts, and its `problem` if it has one."""
     report: dict[str, Any] = {}
     try:
         image, report["turn"] = read_turned(data.image_path(name), exif=data.exif)
@@ -51,28 +51,29 @@ def look(data: SegmentationDataset, name: str) -> dict[str, Any]:
     if stored.shape != report["size"]:
         report["problem"] = data.size_problem(name, stored.shape, report["size"])
     elif unknown := data.values.unknown(values.tolist()):
-        report["problem"] = f"{data.mask_path(name)} has labels {unknown}, which are no class"
+        report["problem"] = f"{data.mask_path(name)} has labels {unknown}, which are not classes"
     return report
 
 
-def examine(data: SegmentationDataset, names: list[str]) -> tuple[Counter[int], Counter[tuple[int, ...]], list[str], int]:
-    """Pixels of each value in the masks, how often each image size occurs, what is wrong, and how many images EXIF turns."""
+def inspect_images(data: SegmentationDataset, names: list[str]) -> tuple[Counter[int], Counter[tuple[int, ...]], list[str], int]:
+    """The pixels of each value in masks, the images of each size, the problems, and the number of images with an EXIF orientation."""
     pixels, sizes, problems, turned = Counter[int](), Counter[tuple[int, ...]](), [], 0
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for found in tqdm(threads.map(lambda name: look(data, name), names), total=len(names), unit="image", desc="reading"):
-            turned += found.get("turn", 1) > 1
-            if "size" in found:
-                sizes[found["size"]] += 1
-            if "problem" in found:
-                problems.append(found["problem"])
-            pixels.update(found.get("values", {}))
+        reports = threads.map(lambda name: inspect_image(data, name), names)
+        for report in tqdm(reports, total=len(names), unit="image", desc="reading"):
+            turned += report.get("turn", 1) > 1
+            if "size" in report:
+                sizes[report["size"]] += 1
+            if "problem" in report:
+                problems.append(report["problem"])
+            pixels.update(report.get("values", {}))
     if unknown := data.values.unknown(sorted(pixels)):
-        problems.insert(0, f"masks have values {unknown}, which are no class. {data.values.advice(unknown, pixels)}")
+        problems.insert(0, f"masks have values {unknown}, which are not classes. {data.values.advice(unknown, pixels)}")
     return pixels, sizes, problems, turned
 
 
 def contact_sheet(data: SegmentationDataset, names: list[str], words: Vocabulary) -> Any:
-    """Some readable images, their masks and both together, with a legend; None if there are none."""
+    """A sheet of readable images, their masks and overlays, with a legend. None if no image is readable."""
     rows = []
     for name in names:
         try:
@@ -85,13 +86,13 @@ def contact_sheet(data: SegmentationDataset, names: list[str], words: Vocabulary
             rows.append([image, *masks])
         if len(rows) == ROWS:
             break
-    titles = ["image", "mask", "both"][: len(rows[0]) if rows else 0]
+    titles = ["image", "mask", "overlay"][: len(rows[0]) if rows else 0]
     page = sheet(rows, titles, CELL) if rows else None
     return page if page is None or data.masks is None else stack([page, legend(words.names, words.colours, page.width)])
 
 
 def print_report(names: list[str], values: list[dict[str, Any]], sizes: Counter[tuple[int, ...]], problems: list[str]) -> None:
-    """Print the report as text, the values in masks with their classes in order of their pixels."""
+    """Print the report. Values in masks are sorted by their number of pixels."""
     print(f"{len(names)} images, {len(problems)} problems")
     if sizes:
         print("sizes, width x height: " + ", ".join(f"{w} x {h} ({count})" for (h, w), count in sizes.most_common(6)))
@@ -105,7 +106,7 @@ def print_report(names: list[str], values: list[dict[str, Any]], sizes: Counter[
 
 
 def class_pixels(data: SegmentationDataset, pixels: Counter[int]) -> dict[str, int]:
-    """Pixels of each class and of "ignored"."""
+    """The number of pixels of each class, and of "ignored"."""
     counts = dict.fromkeys([*data.values.class_names, "ignored"], 0)
     for value, count in pixels.items():
         if not data.values.unknown([value]):
@@ -117,7 +118,7 @@ def class_pixels(data: SegmentationDataset, pixels: Counter[int]) -> dict[str, i
 @program
 def main(cfg: DictConfig) -> None:
     if cfg.sample is not None and not is_count(cfg.sample):
-        raise InputError(f"sample={cfg.sample}: expected a number of images, or null for all")
+        raise InputError(f"sample={cfg.sample}: expected a number of images, at least 1, or null for all")
     words = Vocabulary(**words_of(cfg))
     module: SegmentationData = build(cfg.data, classes=words)
     if cfg.split not in module.splits:
@@ -127,11 +128,11 @@ def main(cfg: DictConfig) -> None:
     if cfg.sample is not None:
         chosen = np.random.default_rng(0).permutation(len(names))[: cfg.sample]
         names = [names[i] for i in sorted(chosen)]
-    pixels, sizes, problems, turned = examine(data, names)
+    pixels, sizes, problems, turned = inspect_images(data, names)
     values = [{"value": value, "class": data.values.meaning(value), "pixels": pixels[value]} for value in sorted(pixels)]
     print_report(names, values, sizes, problems)
     if turned:
-        print(f"{turned} images have an EXIF orientation: data.exif=true if masks lie on them as displayed, false if on stored pixels")
+        print(f"{turned} images have an EXIF orientation: set data.exif=false if masks were drawn on the stored pixels")
     folder = Path(cfg.paths.output)
     by_size = {f"{w}x{h}": count for (h, w), count in sizes.most_common()}
     report = {
