@@ -42,7 +42,7 @@ def test_commands_are_found() -> None:
     programs = {program_and_arguments(shown.text)[0] for shown in COMMANDS}
     assert set(CONFIGS) <= programs and len(COMMANDS) > 60
     places = {shown.where for shown in EVERYWHERE}
-    assert {"README.md", "data/README.md", "docs/datasets.md", "conf/train.yaml", "src/eval.py", "scripts/demo.py"} <= places
+    assert {"README.md", "data/README.md", "docs/how-to/own-data-set.md", "conf/train.yaml", "src/eval.py", "scripts/demo.py"} <= places
     assert any("data.images=holiday/%.jpg" in shown.text for shown in SETTINGS)
     assert {"src/maskclip/vocabulary.py", "src/maskclip/data/mask_values.py"} <= {shown.where for shown in SETTINGS}
 
@@ -58,7 +58,7 @@ def test_a_command_line_runs_through_hydras_parser_and_its_program_has_the_setti
         at = arguments.index("--config-dir")
         del arguments[at : at + 2]
         (tmp_path / "data").mkdir()
-        page = (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
+        page = (ROOT / "docs" / "how-to" / "own-data-set.md").read_text(encoding="utf-8")
         (tmp_path / "data" / "camvid.yaml").write_text(re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)[0])
         folder = [f"hydra.searchpath=[file://{tmp_path}]"]
     overrides = [first_choice(word) for word in arguments if word not in ("-m", "--multirun", "experiment=...")]

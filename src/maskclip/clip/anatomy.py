@@ -204,5 +204,5 @@ def anatomy_of(tower: nn.Module) -> Anatomy:
     kind = type(getattr(tower, "trunk", tower)).__name__
     raise InputError(
         f"{kind} has no dense reading: there are no values of a last attention layer at every position. Towers that work are "
-        "CLIP's ViTs and ResNets, SigLIP, EVA, PE, CoCa, ViTamin and MobileCLIP-B; docs/towers.md lists them all"
+        "CLIP's ViTs and ResNets, SigLIP, EVA, PE, CoCa, ViTamin and MobileCLIP-B; docs/explanation/towers.md lists them all"
     )
