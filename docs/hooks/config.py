@@ -17,6 +17,7 @@ import html
 import importlib
 import inspect
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
@@ -26,6 +27,7 @@ from typing import Any
 import yaml
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
+sys.path.insert(0, str(CONF.parent / "src"))  # this checkout's docstrings, wherever maskclip is installed
 MARKER = re.compile(r"^<!-- (keys|options): conf/(\S+) -->$", re.MULTILINE)
 UNDOCUMENTED = ("hydra",)
 """Top-level keys of Hydra itself, which its own documentation describes."""
