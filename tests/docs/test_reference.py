@@ -44,6 +44,16 @@ def test_every_program_is_in_the_reference() -> None:
     assert scripts >= {path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("src/*.py"), *ROOT.glob("scripts/prepare_*.py")]}
 
 
+def test_named_modules_and_tests_exist() -> None:
+    missing = [
+        f"{page.relative_to(ROOT)}: {name}"
+        for page in (ROOT / "docs").rglob("*.md")
+        for name in re.findall(r"`([\w/]+\.py)`", page.read_text(encoding="utf-8"))
+        if not any((folder / name).is_file() for folder in (ROOT, ROOT / "src", ROOT / "scripts", ROOT / "src" / "maskclip"))
+    ]
+    assert not missing, "\n".join(missing)
+
+
 def test_meanings_come_from_comments_and_docstrings(tmp_path: Path) -> None:
     config = hook("config")
     config.CONF = tmp_path
