@@ -5,8 +5,9 @@ A line `<!-- keys: conf/model -->` in a page is replaced by the options and keys
 The texts come from the YAML files:
 
 - an option is described by the comment at the top of its file, or else by the values that it sets;
-- a key is described by the comment directly above it or behind it on its line, in any file of `conf/` that sets it; keys of a
-  program (`conf/eval.yaml`) by a comment in this file, since programs use the same names for different things;
+- a key is described by the comment behind it on its line, or else by the comment directly above it (with both, the one above is
+  a heading), in any file of `conf/` that sets it; keys of a program (`conf/eval.yaml`) by a comment in this file, since programs
+  use the same names for different things;
 - a key without a comment below a `_target_` is described by the `Args:` section of that class or function;
 - a mapping is expanded into its keys if one of them has a description or it has a `_target_`; otherwise it is one value.
 """
@@ -111,7 +112,7 @@ def _target(node: yaml.Node) -> str:
 
 
 def _comment(lines: list[str], number: int, column: int, value: yaml.Node) -> str:
-    """The comment block directly above a line, at its indentation, and the one behind the value, if that is on the line too."""
+    """The comment behind a value, or else the comment block directly above its key, at the same indentation."""
     above = []
     for line in reversed(lines[:number]):
         if not line[column:].startswith("#") or line[:column].strip():
@@ -122,7 +123,7 @@ def _comment(lines: list[str], number: int, column: int, value: yaml.Node) -> st
     end = value.end_mark if isinstance(value, yaml.ScalarNode) or value.flow_style else value.start_mark
     last = lines[min(end.line, len(lines) - 1)] if isinstance(value, yaml.ScalarNode) or value.flow_style else lines[number]
     behind = re.search(r"\s#\s*(.*)$", last[end.column if last is not lines[number] or end.line == number else 0 :])
-    return " ".join([*above, behind[1].strip() if behind else ""]).strip()
+    return behind[1].strip() if behind else " ".join(above).strip()
 
 
 def _text(node: yaml.Node) -> str:

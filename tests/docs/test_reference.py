@@ -60,7 +60,7 @@ def test_meanings_come_from_comments_and_docstrings(tmp_path: Path) -> None:
     (tmp_path / "part").mkdir()
     (tmp_path / "run.yaml").write_text("# a program\nseed: 0\noutput: out  # where | to\n")
     (tmp_path / "part" / "_base.yaml").write_text(
-        "_target_: torch.nn.Linear\n# above,\n# in two lines\nnames: [a, b]\nbias: true\nwords:  # one value\n  a: {b: c}\n"
+        "_target_: torch.nn.Linear\n# above,\n# in two lines\nnames: [a, b]\nbias: true\n# a heading\nwords:  # one value\n  a: {b: c}\n"
         "deep:\n  key: '#'  # behind a quoted value\n  other: 1\n"
     )
     (tmp_path / "part" / "some.yaml").write_text("# an option\ndefaults: [_base]\nnames: [d]\nwords:\n  e: f\n")
