@@ -36,6 +36,8 @@ GLOBAL = ("experiment",)
 """Groups whose files set keys of other groups, those without `# @package _global_` included."""
 TYPE = r"(?: \(.*?\))?"
 """The type behind the name of an argument in a docstring."""
+FIRST = {"classes": "custom", "words": "own"}
+"""The file of a group that gives its defaults; in other groups default.yaml, then shared files (`_name.yaml`)."""
 LONG = 60
 """Characters of a default; longer ones are cut."""
 
@@ -55,11 +57,12 @@ class Key:
 
 
 def files_of(place: str) -> list[Path]:
-    """The YAML files of a config group, shared ones (`_name.yaml`) first, or the one file of this name."""
+    """The YAML files of a config group, in the order in which they give defaults, or the one file of this name."""
     path = CONF / place
     if path.is_file():
         return [path]
-    return sorted(path.glob("*.yaml"), key=lambda file: (not file.stem.startswith("_"), file.stem != "default", file.stem))
+    first = FIRST.get(place, "default")
+    return sorted(path.glob("*.yaml"), key=lambda file: (file.stem != first, not file.stem.startswith("_"), file.stem))
 
 
 @cache

@@ -35,7 +35,7 @@ def test_every_config_file_is_in_the_reference() -> None:
     text = (REFERENCE / "config.md").read_text(encoding="utf-8")
     places = {place for _, place in hook("config").MARKER.findall(text)}
     conf = ROOT / "conf"
-    groups = {path.parent.relative_to(conf).as_posix() for path in conf.glob("*/*.yaml")} - {"hydra", "local"}
+    groups = {path.parent.relative_to(conf).as_posix() for path in conf.rglob("*.yaml")} - {".", "hydra", "local"}
     assert groups | {path.name for path in conf.glob("*.yaml")} == places
 
 
