@@ -1,4 +1,4 @@
-"""Write docs/towers.md: which image towers of open_clip can be read densely, and by which strategies.
+"""Write the table of docs/explanation/towers.md: which image towers of open_clip can be read densely, and by which strategies.
 
 python scripts/list_towers.py
 """
@@ -19,27 +19,17 @@ from maskclip import DenseCLIP, InputError
 from maskclip.clip.loading import create
 from maskclip.files import CHECKOUT
 
-DOCUMENT = CHECKOUT / "docs" / "towers.md"
-HEAD = """# Image towers
-
-Which of open_clip's architectures MaskCLIP can read, by name: `model.architecture=NAME model.pretrained=TAG`
-(`python -c "import open_clip; print(open_clip.list_pretrained())"` lists the tags). Every architecture was built without
-memory on the meta device and read once; that a reading is right is tested on small towers of each kind, against the
-library's own forward pass (`tests/clip/test_anatomy.py`).
-
-Towers with a class token, or with the mean of the patches, have all strategies. Where attention with a learned query pools
-the tokens (SigLIP, PE, CoCa) that pooling is the last attention layer, and its values are read, as those of CLIP's ResNets are;
-patches ask no query there, so that only `maskclip` and `value` have a meaning. What has no attention layer at the end has no
-reading, and says so.
-
-Architectures with a text tower of Hugging Face need `pip install transformers`, on the machine that embeds the words at least
-(`python src/embed_text.py`).
-
+DOCUMENT = CHECKOUT / "docs" / "explanation" / "towers.md"
+HEADING = "## All architectures\n"
+TABLE = (
+    HEADING
+    + """
 Made by `python scripts/list_towers.py` with open_clip {open_clip} and timm {timm}.
 
 | architecture | image tower | patch | strategies |
 |---|---|--:|---|
 """
+)
 ALL = "all"
 
 
@@ -67,14 +57,15 @@ def survey(architecture: str) -> Row:
 
 
 def document() -> str:
-    """The whole document: one line for all architectures of which the same is said."""
+    """The page with a new table: one line for all architectures with the same properties."""
     groups: dict[Row, list[str]] = defaultdict(list)
     for architecture in sorted(open_clip.list_models(), key=str.lower):
         if not architecture.startswith("maskclip"):
             groups[survey(architecture)].append(architecture)
     ordered = sorted(groups.items(), key=lambda item: (item[0].strategies == "none", item[0].strategies != ALL, item[0]))
     lines = [f"| {', '.join(names)} | {row.kind} | {row.patch} | {row.strategies} |" for row, names in ordered]
-    return HEAD.format(open_clip=version("open_clip_torch"), timm=version("timm")) + "\n".join(lines) + "\n"
+    head = DOCUMENT.read_text(encoding="utf-8").partition(HEADING)[0]
+    return head + TABLE.format(open_clip=version("open_clip_torch"), timm=version("timm")) + "\n".join(lines) + "\n"
 
 
 def main() -> None:

@@ -1,15 +1,16 @@
-"""docs/towers.md says of every architecture of open_clip what happens when it is read."""
+"""The table of docs/explanation/towers.md has the strategies of every architecture of open_clip."""
 
 from __future__ import annotations
 
 import open_clip
 import pytest
-from list_towers import DOCUMENT, Row, survey
+from list_towers import DOCUMENT, HEADING, Row, survey
 
 
 def documented() -> dict[str, Row]:
-    table = [line.strip("| ").split(" | ") for line in DOCUMENT.read_text().splitlines() if line.startswith("| ")][1:]
-    rows = [[cell.strip() for cell in line] for line in table]
+    table = DOCUMENT.read_text(encoding="utf-8").partition(HEADING)[2]
+    lines = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")][1:]
+    rows = [[cell.strip() for cell in line] for line in lines]
     return {name: Row(*said) for names, *said in rows for name in names.split(", ")}
 
 

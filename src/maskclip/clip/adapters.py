@@ -212,5 +212,5 @@ def adapt(tower: nn.Module) -> ViTAdapter:
     kind = type(getattr(tower, "trunk", tower)).__name__
     raise InputError(
         f"{kind} {UNSUPPORTED}: it has no last attention layer with a value at every position. Choose a model.architecture among "
-        "CLIP's ViTs and ResNets, SigLIP, EVA, PE, CoCa, ViTamin and MobileCLIP-B; docs/towers.md lists all supported ones"
+        "CLIP's ViTs and ResNets, SigLIP, EVA, PE, CoCa, ViTamin and MobileCLIP-B; docs/explanation/towers.md lists all supported ones"
     )
