@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install demo test test-all lint types check format train eval bench clean
+.PHONY: help install demo test test-all test-gpu test-network lint types check format train eval bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -24,7 +24,13 @@ test: $(READY)  ## the fast tests
 	$(BIN)/python -m pytest
 
 test-all: $(READY)  ## all tests
-	$(BIN)/python -m pytest -m 'slow or not slow'
+	$(BIN)/python -m pytest -m 'not network'
+
+test-gpu: $(READY)  ## the tests of a GPU
+	$(BIN)/python -m pytest -m gpu -rs
+
+test-network: $(READY)  ## the tests that download weights, or read a data set of the paper
+	HF_HUB_OFFLINE=0 $(BIN)/python -m pytest -m network -rs
 
 lint: $(READY)  ## ruff, and its formatter in check mode
 	$(BIN)/ruff check .
