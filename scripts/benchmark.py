@@ -24,7 +24,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-import checkout  # noqa: F401
+import checkout  # noqa: F401 - puts src on the path
 import torch
 from benchmarks.data import benchmark_data
 from benchmarks.inference import CASES, benchmark_inference, print_operations

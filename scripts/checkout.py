@@ -1,4 +1,4 @@
-"""Importing this module lets a script import `maskclip` from the checkout, whether or not it is installed."""
+"""Import this module first: it puts the checkout's `src` folder on the path, so that scripts run without an installation."""
 
 import sys
 from pathlib import Path

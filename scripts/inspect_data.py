@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import checkout  # noqa: F401
+import checkout  # noqa: F401 - puts src on the path
 import hydra
 import numpy as np
 from omegaconf import DictConfig
@@ -23,10 +23,7 @@ from tqdm import tqdm
 
 from maskclip.data.datamodule import SegmentationData
 from maskclip.data.dataset import SegmentationDataset
-from maskclip.errors import (
-    InputError,
-    is_count,
-)
+from maskclip.errors import InputError, is_count
 from maskclip.files import CHECKOUT, write_json
 from maskclip.images.drawing import colourise, legend, overlay, sheet, stack
 from maskclip.images.reading import read_image, read_mask, read_turned

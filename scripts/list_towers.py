@@ -11,7 +11,7 @@ from collections import defaultdict
 from importlib.metadata import version
 from typing import NamedTuple
 
-import checkout  # noqa: F401
+import checkout  # noqa: F401 - puts src on the path
 import open_clip
 import torch
 

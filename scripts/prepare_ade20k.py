@@ -7,7 +7,7 @@ makes, below --root, training.txt and validation.txt. The masks stay as they are
 
 from __future__ import annotations
 
-import checkout  # noqa: F401
+import checkout  # noqa: F401 - puts src on the path
 
 from maskclip.prepare.download import Archive
 from maskclip.prepare.release import Release, arguments, classes, existing, finish, listed, obtain, one_sentence, write_lines

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import checkout  # noqa: F401
+import checkout  # noqa: F401 - puts src on the path
 import numpy as np
 
 from maskclip.errors import InputError

@@ -16,7 +16,7 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-import checkout  # noqa: F401
+import checkout  # noqa: F401 - puts src on the path
 import numpy as np
 from prepare_voc import ARCHIVE, LISTS
 from scipy.io import loadmat

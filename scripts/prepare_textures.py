@@ -8,13 +8,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import checkout  # noqa: F401
-from omegaconf import OmegaConf
+import checkout  # noqa: F401 - puts src on the path
 
 from maskclip.files import CHECKOUT
-from maskclip.prepare.release import one_sentence
+from maskclip.prepare.release import classes, one_sentence
 from maskclip.textures.dataset import write_textures
-from maskclip.vocabulary import Vocabulary
 
 
 def main() -> None:
@@ -24,8 +22,7 @@ def main() -> None:
     parser.add_argument("--val", type=int, default=100, help="validation images (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    words = OmegaConf.to_container(OmegaConf.load(CHECKOUT / "conf" / "classes" / "textures.yaml"))
-    counts = write_textures(args.root, Vocabulary(**words).colours, args.train, args.val, args.seed)
+    counts = write_textures(args.root, classes("textures").colours, args.train, args.val, args.seed)
     print(f"{args.root}: " + ", ".join(f"{count} {split} images" for split, count in counts.items()))
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-import checkout  # noqa: F401
+import checkout  # noqa: F401 - puts src on the path
 from PIL import Image
 from scipy.io import loadmat
 

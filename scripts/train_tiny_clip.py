@@ -21,7 +21,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-import checkout  # noqa: F401
+import checkout  # noqa: F401 - puts src on the path
 import numpy as np
 import open_clip
 import torch
@@ -37,6 +37,7 @@ from maskclip.clip import tiny
 from maskclip.data.dataset import SegmentationDataset
 from maskclip.evaluation.scores import Confusion, Scores, scores
 from maskclip.files import CHECKOUT
+from maskclip.prepare import release
 from maskclip.textures.dataset import write_textures
 from maskclip.textures.scenes import GENTLE_JITTER, JITTER, stream
 
@@ -236,7 +237,7 @@ def dense_scores(vocabulary: Vocabulary, data: SegmentationDataset, **options: f
 
 def write_card(args: argparse.Namespace, loss: float, retrieval: float) -> None:
     """Measure the shipped weights and write the model card beside them."""
-    vocabulary = Vocabulary(**OmegaConf.to_container(OmegaConf.load(CHECKOUT / "conf" / "classes" / "textures.yaml")))
+    vocabulary = release.classes("textures")
     rows = {
         "CLIP (unmodified last layer)": {"strategy": "clip"},
         "MaskCLIP": {},

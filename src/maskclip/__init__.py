@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from maskclip.clip import DenseCLIP
     from maskclip.errors import InputError
-    from maskclip.inference.predict import Prediction, Protocol, predict, predict_labels, predict_logits
+    from maskclip.inference.labels import Prediction
+    from maskclip.inference.predict import predict, predict_labels, predict_logits
+    from maskclip.inference.protocol import Protocol
     from maskclip.models.maskclip import MaskCLIP
     from maskclip.models.released import Released
     from maskclip.models.student import Student, load_student

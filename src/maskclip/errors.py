@@ -1,7 +1,4 @@
-"""The one exception for what a user can mend, the checks that raise it, and the words for settings that have changed.
-
-Programs print its message as a sentence and stop.
-"""
+"""Errors in the input: the exception, the checks of settings that raise it, and the text for settings that changed between two runs."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ LONGEST = 60
 
 
 class InputError(ValueError):
-    """Something that was given is missing, broken or does not fit; the message says what, where and what to do."""
+    """Invalid input. The message names the file or key, what was expected and what to do. Programs print it and exit with status 2."""
 
     def __init__(self, message: str) -> None:
         # a DataLoader's worker passes an error on by making another one from its printed traceback
@@ -23,7 +20,7 @@ class InputError(ValueError):
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is an int or a float, and finite."""
+    """Whether `value` is a finite int or float. A bool is not a number here."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -33,23 +30,23 @@ def is_count(value: Any, least: int = 1) -> bool:
 
 
 def is_probability(value: Any) -> bool:
-    """Whether it is a number from 0 to 1."""
+    """Whether `value` is a number from 0 to 1."""
     return is_number(value) and 0 <= value <= 1
 
 
 def require(valid: bool, key: str, value: Any, expected: str) -> None:
-    """Raise `InputError` with the key, its value and what was expected, unless `valid`."""
+    """Raise `InputError` with the key, its value and the expected kind of value, unless `valid`."""
     if not valid:
         raise InputError(f"{key}={'null' if value is None else value}: give {expected}")
 
 
 def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The keys of either mapping with another value, or none, in the other one."""
+    """The keys whose values differ between two mappings. A missing key counts as None."""
     return [key for key in {**before, **now} if before.get(key) != now.get(key)]
 
 
 def changes(keys: Iterable[str], before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """The values of some keys in both mappings: "task.lr was 0.02, is 0.01; seed was 0, is 1"."""
+    """Text that lists the old and new values of `keys`, such as "task.lr was 0.02, is 0.01; seed was 0, is 1"."""
     return "; ".join(f"{key} was {_brief(before.get(key))}, is {_brief(now.get(key))}" for key in keys)
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from maskclip.errors import InputError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-"""The folder of the project, with conf/ and data/."""
+"""The root of the checkout, which contains conf/ and data/."""
 HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 PARTIAL = re.compile(r"\.(?:.+\.)?([0-9a-f]{8})-(\d+)(?:-[0-9a-f]+)?\.partial")
 FORGOTTEN = 3600.0

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import importlib.util
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from maskclip import Vocabulary
+from maskclip import Vocabulary, files
 from maskclip.evaluation import cards
 from maskclip.evaluation.cards import score_entries, versions
 from maskclip.evaluation.scores import scores
@@ -57,16 +59,21 @@ def git(folder: Path, *arguments: str) -> str:
     return subprocess.run(call, capture_output=True, text=True, check=True).stdout.strip()
 
 
-@pytest.mark.parametrize("place", ["venv/lib/python3", "."])
+@pytest.mark.parametrize("place", ["venv/lib/python3/site-packages/maskclip", "src/maskclip"])
 def test_the_commit_is_never_that_of_another_repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str) -> None:
     """A copy of the package in somebody's repository, ignored there or part of it."""
-    (tmp_path / place).mkdir(parents=True, exist_ok=True)
-    (tmp_path / "pyproject.toml").write_text('[project]\nname = "other"\n')
+    (tmp_path / place).mkdir(parents=True)
+    copy = Path(shutil.copy(files.__file__, tmp_path / place))
     git(tmp_path, "init", "-q")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-q", "-m", "another project")
-    monkeypatch.setattr(cards, "CHECKOUT", tmp_path / place)
-    assert cards.commit() is None
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "other"\n')
+    spec = importlib.util.spec_from_file_location("copied_files", copy)
+    assert spec is not None and spec.loader is not None
+    copied = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(copied)
+    monkeypatch.setattr(cards, "CHECKOUT", copied.CHECKOUT)
+    assert copied.CHECKOUT.is_relative_to(tmp_path) and cards.commit() is None
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a checkout")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
+from support.image_files import tiff
 
 from maskclip import notices
 from maskclip.images.colour import grey_range
@@ -217,8 +218,6 @@ def test_nan_infinity_and_constant_images(tmp_path: Path) -> None:
 
 
 def test_unsigned_32_bits_and_inverted_16_bits(tmp_path: Path) -> None:
-    from data.test_masks import tiff
-
     levels = ramp_up_to(4e9, np.uint32)
     (tmp_path / "wide.tif").write_bytes(tiff(levels))
     assert difference(read_image(tmp_path / "wide.tif")[..., 0], levels / 4e9 * 255) <= 2

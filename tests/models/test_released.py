@@ -18,7 +18,8 @@ from maskclip.clip.text_embeddings import TEMPLATE_SETS, embed_vocabulary
 from maskclip.clip.towers import ViTReader
 from maskclip.functional import resize
 from maskclip.inference.labels import decide
-from maskclip.inference.predict import NATIVE, predict_logits, rule_of
+from maskclip.inference.predict import predict_logits, rule_of
+from maskclip.inference.protocol import NATIVE
 from maskclip.models.released import alter_tower
 from maskclip.programs.common import plain
 

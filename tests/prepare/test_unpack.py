@@ -231,7 +231,7 @@ def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
     code = f"""
 import os
 from pathlib import Path
-from maskclip.data import unpack
+from maskclip.prepare import unpack
 unpack.write_block = lambda *_: os._exit(9)
 unpack.unpack(Path({str(archive)!r}), Path({str(tmp_path / "to")!r}))
 """

@@ -16,7 +16,8 @@ from PIL import Image
 
 from maskclip import InputError, MaskCLIP, Protocol
 from maskclip.images.reading import read_image, read_mask
-from maskclip.inference.predict import Prediction, predict, predict_image
+from maskclip.inference.labels import Prediction
+from maskclip.inference.predict import predict, predict_image
 from maskclip.segmenting.inputs import Picture, find_pictures, with_pages
 from maskclip.segmenting.outputs import Outputs
 from maskclip.tasks import Segmentation

@@ -1,1 +1,1 @@
-"""From an image to its label map."""
+"""From an image to its label map: protocol, prediction, labels."""

@@ -1,4 +1,4 @@
-"""Speed alone: how a network is run, whatever it computes. Results change within rounding."""
+"""Faster execution on the CPU and GPU. Results match the plain forward pass up to rounding."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ M = TypeVar("M", bound=torch.nn.Module)
 
 
 def accelerate(model: M, compile: bool = False, channels_last: bool = False) -> M:
-    """The model itself, to be compiled when it is first called, its convolutions in the layout that tensor cores want.
+    """Return `model`, changed in place for faster execution.
 
-    Compiled on a CPU, weights are taken as constants and laid out for the library that multiplies them: later changes to them
-    are not seen. Raises `InputError` for what is neither true nor false.
+    `compile`: the first call compiles the model. On the CPU, compilation freezes the weights, so later changes to them have no
+    effect. `channels_last`: convolutions use the memory layout of tensor cores. Raises `InputError` if either is not a boolean.
     """
     for name, value in (("compile", compile), ("channels_last", channels_last)):
         if not isinstance(value, bool):
@@ -36,7 +36,10 @@ def accelerate(model: M, compile: bool = False, channels_last: bool = False) -> 
 
 @contextmanager
 def forward_in(precision: str, device: torch.device, model: object = None) -> Iterator[None]:
-    """A forward pass of `model` on `device`: autocast to one of `PRECISIONS`, products by the quicker library."""
+    """Context for a forward pass of `model` on `device`: autocast to one of `PRECISIONS`.
+
+    On the CPU, oneDNN computes the matrix products of a model that is not compiled.
+    """
     dtype = PRECISIONS[precision]
     with ExitStack() as stack:
         stack.enter_context(torch.autocast(device.type, dtype=dtype, enabled=dtype is not None))

@@ -11,10 +11,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class OneDNN(TorchDispatchMode):
-    """In inference mode on a CPU: products that torch gives to MKL, which on AMD's processors reaches half of oneDNN's rate.
+    """Send matrix products that torch gives to MKL to oneDNN instead, in inference mode on the CPU.
 
-    These are float32 linear layers, which become 1x1 convolutions, and the products within bfloat16 attention. Linear layers
-    in bfloat16 go to oneDNN anyway.
+    MKL reaches half of oneDNN's rate on AMD processors. Float32 linear layers become 1x1 convolutions, and bfloat16 attention is
+    computed for a few queries at a time. Torch already uses oneDNN for bfloat16 linear layers.
     """
 
     def __torch_dispatch__(
@@ -33,7 +33,7 @@ class OneDNN(TorchDispatchMode):
 
 
 def _is_large(x: Tensor, dtype: torch.dtype) -> bool:
-    """Whether x is worth laying out for another library; smaller ones torch would not give to oneDNN."""
+    """Whether `x` is on the CPU, has this type and is large enough for oneDNN to pay off. Torch applies the same size limit."""
     return x.device.type == "cpu" and x.dtype == dtype and x.numel() > 20480
 
 

@@ -26,20 +26,6 @@ from maskclip.inference.protocol import NATIVE, Protocol, Size
 from maskclip.inference.resampling import resample, window_starts, windows
 from maskclip.vocabulary import Vocabulary
 
-__all__ = [
-    "NATIVE",
-    "Features",
-    "Prediction",
-    "Protocol",
-    "Segmenter",
-    "check_features",
-    "predict",
-    "predict_image",
-    "predict_labels",
-    "predict_logits",
-    "rule_of",
-]
-
 logger = logging.getLogger(__name__)
 
 

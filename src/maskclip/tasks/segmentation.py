@@ -16,7 +16,8 @@ from torch import distributed
 from torch.utils.data import DataLoader
 
 from maskclip.errors import InputError, is_count
-from maskclip.inference.predict import Prediction, Segmenter, check_features, predict, rule_of
+from maskclip.inference.labels import Prediction
+from maskclip.inference.predict import Segmenter, check_features, predict, rule_of
 from maskclip.inference.protocol import Protocol
 from maskclip.segmenting.inputs import Picture
 from maskclip.segmenting.loading import Loaded, make_loader
