@@ -12,16 +12,16 @@ import torch
 
 from maskclip import Protocol, predict
 from maskclip.clip import loading
-from maskclip.inference import labels
+from maskclip.inference import precision
 from maskclip.models.maskclip import MaskCLIP
 from maskclip.process_wide import Held
 
-NEW_API = pytest.mark.skipif(not labels.FP32_PRECISION, reason="torch before 2.9")
+NEW_API = pytest.mark.skipif(not precision.FP32_PRECISION, reason="torch before 2.9")
 
 
 def new_api() -> list[tuple[Any, str]]:
     """Objects whose `fp32_precision` a user may set, with a value for each."""
-    if not labels.FP32_PRECISION:
+    if not precision.FP32_PRECISION:
         return []
     backends: Any = torch.backends
     return [(backends, "tf32"), (backends.cuda.matmul, "tf32"), (backends.cudnn, "tf32"), (backends.mkldnn.matmul, "bf16")]
@@ -40,7 +40,7 @@ def state() -> tuple[object, ...]:
     return levels, tuple(switch.fp32_precision for switch, _ in new_api()) or torch.get_float32_matmul_precision()
 
 
-@pytest.mark.parametrize("held", [labels.FULL_PRECISION, loading.QUIET], ids=["products", "loggers"])
+@pytest.mark.parametrize("held", [precision.FULL_PRECISION, loading.QUIET], ids=["products", "loggers"])
 def test_the_last_to_leave_restores_what_the_first_found(held: Held[Any]) -> None:
     torch.set_float32_matmul_precision("high")
     logging.getLogger().setLevel(logging.INFO)
@@ -95,15 +95,15 @@ def test_predictions_after_the_user_has_set_the_precision_of_products(tiny: Mask
 def test_what_was_inherited_is_inherited_again() -> None:
     backends: Any = torch.backends
     backends.fp32_precision = "tf32"
-    with labels.FULL_PRECISION:
+    with precision.FULL_PRECISION:
         assert backends.cuda.matmul.fp32_precision == backends.mkldnn.matmul.fp32_precision == "ieee"
     backends.fp32_precision = "ieee"
     assert backends.cuda.matmul.fp32_precision == backends.mkldnn.matmul.fp32_precision == "ieee"
 
 
 def test_torch_before_2_9(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(labels, "FP32_PRECISION", [])
-    held = Held(labels._matmul_precision, labels._set_matmul_precision, ("highest",))
+    monkeypatch.setattr(precision, "FP32_PRECISION", [])
+    held = Held(precision._matmul_precision, precision._set_matmul_precision, ("highest",))
     torch.set_float32_matmul_precision("medium")
     with held:
         assert torch.get_float32_matmul_precision() == "highest"

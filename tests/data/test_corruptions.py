@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from maskclip import InputError
-from maskclip.data.corruptions import CORRUPTIONS, corrupt, disc, gaussian, generator, water
+from maskclip.data.corruptions import CORRUPTIONS, corrupt, disc, gaussian, water
+from maskclip.data.seeds import corruption_generator
 
 KINDS = ["gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise", "gaussian_blur", "defocus_blur", "spatter", "jpeg_compression"]
 RANDOM = ["gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise", "spatter"]
@@ -252,7 +253,7 @@ def test_liquid_thicker_than_one_counts_as_one() -> None:
 @pytest.mark.parametrize(("severity", "level", "spread"), [(4, 0.65, 0.3), (5, 0.67, 0.4)])
 def test_mud_step_by_step(severity: int, level: float, spread: float) -> None:
     image = scene((60, 70))
-    draws = generator("spatter", severity, "a", 0).standard_normal((60, 70), dtype=np.float32)
+    draws = corruption_generator("spatter", severity, "a", 0).standard_normal((60, 70), dtype=np.float32)
     liquid = direct_convolution((level + spread * draws)[..., None], bell(1, 4), "edge")
     cover = direct_convolution(liquid > 0.65, bell(1.5, 6), "edge")
     cover[cover < 0.8] = 0
@@ -340,10 +341,10 @@ def test_global_random_numbers_are_left_alone() -> None:
 
 
 def test_the_generator_is_the_same_in_every_process() -> None:
-    state = generator("spatter", 3, "2007_000033", 0).bit_generator.state["state"]["state"]
+    state = corruption_generator("spatter", 3, "2007_000033", 0).bit_generator.state["state"]["state"]
     assert state == 12926532400701031372002815883666471624  # Python's own hash() would change from process to process
     keys = product(KINDS, range(1, 6), ["a", "b", "1\na"], [0, 1])
-    states = [generator(*key).bit_generator.state["state"]["state"] for key in keys]
+    states = [corruption_generator(*key).bit_generator.state["state"]["state"] for key in keys]
     assert len(set(states)) == len(states)
 
 

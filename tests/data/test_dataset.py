@@ -1,3 +1,5 @@
+"""Data sets on disk: names, labels, masks and messages."""
+
 from __future__ import annotations
 
 import shlex
@@ -18,7 +20,7 @@ from maskclip.images.reading import broken_images
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, Any]:
-    """Two images of 6 x 4 pixels; the masks hold 0..3 and an ignored column."""
+    """Two images of 6 x 4 pixels; masks have the values 0..3 and 255."""
     mask = np.tile(np.array([0, 1, 2, 3, 255, 0], dtype=np.uint8), (4, 1))
     for name in ("a", "b"):
         (tmp_path / "images").mkdir(exist_ok=True)
@@ -57,7 +59,7 @@ def test_labels(files: dict[str, Any], options: dict[str, Any], row: list[int]) 
     ("hide", "row"),
     [([1, 3], [255, 1, 255, 3, 255, 255]), ("valid", [0, 1, 2, 3, 255, 0]), ("all", [0, 1, 2, 3, 255, 0])],
 )
-def test_what_is_hidden_is_handed_out_beside_the_mask(files: dict[str, Any], hide: Any, row: list[int]) -> None:
+def test_samples_have_the_hidden_labels_on_request(files: dict[str, Any], hide: Any, row: list[int]) -> None:
     plain, sample = SegmentationDataset(**files, hide=hide)[0], SegmentationDataset(**files, hide=hide, truth=True)[0]
     assert "truth" not in plain and torch.equal(plain["mask"], sample["mask"]) and sample["truth"][0].tolist() == row
     for options in ({"hide": (), "truth": True}, {"masks": None, "hide": "all", "truth": True}):
@@ -72,12 +74,13 @@ def test_the_truth_goes_through_the_same_augmentation(tmp_path: Path) -> None:
     data = SegmentationDataset(tmp_path, "%.png", 9, masks="%_mask.png", hide=[0, 1, 2], truth=True, transform=transform)
     for number in range(4):
         sample = data[Draw(0, number)]
-        shown = torch.where(sample["mask"] == -1, sample["truth"], sample["mask"])
-        assert torch.equal(shown[shown != 255] * 20, sample["image"][0].long()[shown != 255])
-        assert (shown != 255).sum() == labels.size and (sample["mask"] == -1).any()
+        all_labels = torch.where(sample["mask"] == -1, sample["truth"], sample["mask"])
+        valid = all_labels != 255
+        assert torch.equal(all_labels[valid] * 20, sample["image"][0].long()[valid])
+        assert valid.sum() == labels.size and (sample["mask"] == -1).any()
 
 
-def test_without_a_split_every_image_counts(files: dict[str, Any]) -> None:
+def test_without_a_split_all_images_are_listed(files: dict[str, Any]) -> None:
     deep = files["root"] / "images" / "more of them"
     deep.mkdir()
     Image.new("RGB", (6, 4)).save(deep / "ü.png")
@@ -92,18 +95,18 @@ def test_names_may_have_spaces(files: dict[str, Any]) -> None:
     assert SegmentationDataset(**{**files, "masks": None})[0]["name"] == "my photo"
 
 
-def test_a_pattern_may_hold_part_of_the_file_name(files: dict[str, Any]) -> None:
+def test_a_pattern_may_contain_part_of_the_file_name(files: dict[str, Any]) -> None:
     (files["root"] / "images" / "left_1.png").write_bytes((files["root"] / "images" / "a.png").read_bytes())
     data = SegmentationDataset(**{**files, "images": "images/left_%.png", "split": None, "masks": None})
     assert data.names == ["1"]
 
 
-def test_a_pattern_needs_a_place_for_the_name(files: dict[str, Any]) -> None:
+def test_a_pattern_needs_a_placeholder(files: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"data.images=\*.jpg needs one % in the place of the name"):
         SegmentationDataset(**{**files, "images": "*.jpg"})
 
 
-def test_braces_in_a_pattern_name_the_placeholder(files: dict[str, Any]) -> None:
+def test_braces_are_not_the_placeholder(files: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"data.masks=masks/{}.png: write % for the name, data.masks=masks/%.png"):
         SegmentationDataset(**{**files, "masks": "masks/{}.png"})
 
@@ -122,10 +125,10 @@ def test_the_remedy_for_braces_can_be_pasted(tmp_path: Path, pattern: str) -> No
 
 
 def test_the_transform_gets_the_number_of_the_draw(files: dict[str, Any]) -> None:
-    seen = []
-    data = SegmentationDataset(**files, transform=lambda image, mask, number: seen.append(number) or (image, mask))
+    numbers = []
+    data = SegmentationDataset(**files, transform=lambda image, mask, number: numbers.append(number) or (image, mask))
     assert data[Draw(1, 77)]["name"] == "b"
-    assert seen == [77]
+    assert numbers == [77]
 
 
 def broken(files: dict[str, Any], kind: str) -> dict[str, Any]:
@@ -159,8 +162,8 @@ def broken(files: dict[str, Any], kind: str) -> dict[str, Any]:
         ("no root", r"no data in .*nowhere \(data.root\). Get it from there."),
         ("no split", r"no split file .*train\.txt"),
         ("empty split", r"no images: .*val\.txt is empty"),
-        ("empty folder", r"no images: .*photos/%\.png fits no file"),
-        ("image missing", r"no such image: .*a\.png, which .*val.txt names: correct the split file"),
+        ("empty folder", r"no images: .*photos/%\.png matches no file"),
+        ("image missing", r"no such image: .*a\.png, listed in .*val.txt: correct the split file"),
         ("mask missing", r"no such mask: .*a\.png"),
         ("image broken", r"cannot read the image .*a\.png"),
         ("mask of another size", r"masks/a\.png is 4 x 6 pixels, its image a 6 x 4"),
@@ -168,30 +171,30 @@ def broken(files: dict[str, Any], kind: str) -> dict[str, Any]:
         ("label too high", r"a\.png has labels \[3\], but there are 3 classes"),
     ],
 )
-def test_bad_input_is_named(files: dict[str, Any], kind: str, message: str) -> None:
+def test_errors_name_the_file(files: dict[str, Any], kind: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         SegmentationDataset(**broken(files, kind))[0]
 
 
 @pytest.fixture
 def holiday(tmp_path: Path) -> Path:
-    """A person's folder: nested, with blanks and umlauts, pictures of all kinds, a broken one, and what is no picture."""
+    """Nested folders with blanks and umlauts in their names, images of several formats, and files that are not images."""
     root = tmp_path / "my photos"
     (root / "Übersee" / "day 2").mkdir(parents=True)
     for place, mode in (("a.jpg", "RGB"), ("b.JPEG", "L"), ("Übersee/c d.png", "RGBA"), ("Übersee/day 2/ä.webp", "RGB"), ("e.tif", "RGB")):
         Image.new(mode, (8, 6)).save(root / place)
-    (root / "notes.txt").write_text("no picture")
-    (root / "Übersee" / ".a.jpg").write_bytes(b"what a file manager leaves")
+    (root / "notes.txt").write_text("not an image")
+    (root / "Übersee" / ".a.jpg").write_bytes(b"metadata of a file manager")
     return root
 
 
-def test_a_folder_of_holiday_photos(holiday: Path) -> None:
+def test_a_folder_of_photos(holiday: Path) -> None:
     data = SegmentationDataset(holiday, "%", num_classes=2, hide="all")
     assert data.names == ["a.jpg", "b.JPEG", "e.tif", "Übersee/c d.png", "Übersee/day 2/ä.webp"]
     assert all(sample["image"].shape == (3, 6, 8) and (sample["mask"] == -1).all() for sample in (data[i] for i in range(5)))
 
 
-def test_a_broken_picture_is_named_or_left_out(holiday: Path) -> None:
+def test_a_broken_image_is_an_error_or_left_out(holiday: Path) -> None:
     (holiday / "broken.jpg").write_bytes((holiday / "a.jpg").read_bytes()[:100])
     data = SegmentationDataset(holiday, "%", num_classes=2)
     with pytest.raises(InputError, match=r"cannot read the image .*broken.jpg"):
@@ -202,32 +205,32 @@ def test_a_broken_picture_is_named_or_left_out(holiday: Path) -> None:
     assert path.name == "broken.jpg" and "broken.jpg" in why
     for path in holiday.rglob("*.*"):
         path.write_bytes(b"")
-    with pytest.raises(InputError, match=r"no image in .* can be read, such as cannot read the image"):
+    with pytest.raises(InputError, match=r"no image in .* can be read. First error: cannot read the image"):
         data.leave_out(broken_images([data.image_path(name) for name in data.names]))
 
 
-def test_masks_of_pictures_with_any_suffix(holiday: Path) -> None:
+def test_masks_of_images_with_any_suffix(holiday: Path) -> None:
     for name in ("a", "b", "e", "Übersee/c d", "Übersee/day 2/ä"):
         path = holiday / "masks" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.ones((6, 8), np.uint8)).save(path)
     data = SegmentationDataset(holiday, "%", num_classes=2, masks="masks/%.png")
-    assert len(data) == 5  # the masks are no images
+    assert len(data) == 5  # masks are not listed as images
     assert all((data[i]["mask"] == 1).all() for i in range(5))
 
 
-def test_masks_beside_the_pictures_are_no_pictures(tmp_path: Path) -> None:
+def test_masks_in_the_folder_of_images_are_not_listed(tmp_path: Path) -> None:
     for name in ("a", "b"):
         Image.new("RGB", (8, 6)).save(tmp_path / f"{name}.jpg")
         Image.fromarray(np.ones((6, 8), np.uint8)).save(tmp_path / f"{name}.png")
     data = SegmentationDataset(tmp_path, "%", num_classes=2, masks="%.png")
     assert data.names == ["a.jpg", "b.jpg"] and (data[1]["mask"] == 1).all()
     Image.new("RGB", (8, 6)).save(tmp_path / "a.webp")
-    with pytest.raises(InputError, match=r"a.jpg and a.webp would have the same mask, .*a.png"):
+    with pytest.raises(InputError, match=r"a.jpg and a.webp have the same mask, .*a.png"):
         SegmentationDataset(tmp_path, "%", num_classes=2, masks="%.png")
 
 
-def test_a_mask_named_after_the_whole_file_goes_before_one_without_the_suffix(tmp_path: Path) -> None:
+def test_masks_named_after_the_whole_file_name_come_first(tmp_path: Path) -> None:
     for image, mask, label in (("cat.jpg", "cat.jpg.png", 0), ("cat.png", "cat.png.png", 1), ("dog.jpg", "dog.png", 2)):
         Image.new("RGB", (8, 6)).save(tmp_path / image)
         (tmp_path / "masks").mkdir(exist_ok=True)
@@ -237,7 +240,7 @@ def test_a_mask_named_after_the_whole_file_goes_before_one_without_the_suffix(tm
     assert [int(data[i]["mask"].unique()) for i in range(3)] == [0, 1, 2]
 
 
-def test_more_classes_than_eight_bits_hold(files: dict[str, Any]) -> None:
+def test_more_than_254_classes(files: dict[str, Any]) -> None:
     wide = np.tile(np.array([0, 254, 255, 458, 65535, 3], dtype=np.uint16), (4, 1))
     for name in ("a", "b"):
         Image.fromarray(wide).save(files["root"] / "masks" / f"{name}.png")
@@ -245,15 +248,15 @@ def test_more_classes_than_eight_bits_hold(files: dict[str, Any]) -> None:
     assert data[0]["mask"][0].tolist() == [0, 254, 255, 458, 65535, 3]
     hidden = SegmentationDataset(**{**files, "num_classes": 459, "hide": [254, 458]})
     assert hidden[0]["mask"][0].tolist() == [0, -1, 255, -1, 65535, 3]
-    cut = SegmentationDataset(**{**files, "num_classes": 459}, transform=lambda image, mask, _: (image[:2], mask[:2]))
-    assert cut[0]["mask"].shape == (2, 6) and cut[0]["mask"][0, 4] == 65535
+    cropped = SegmentationDataset(**{**files, "num_classes": 459}, transform=lambda image, mask, _: (image[:2], mask[:2]))
+    assert cropped[0]["mask"].shape == (2, 6) and cropped[0]["mask"][0, 4] == 65535
     with pytest.raises(InputError, match=r"a.png has labels \[458\], but there are 458 classes .*65535 ignored"):
         SegmentationDataset(**{**files, "num_classes": 458})[0]
 
 
-def test_corruption_is_that_of_the_image_by_its_name(files: dict[str, Any]) -> None:
-    for name, grey in (("a", 100), ("b", 100)):
-        Image.fromarray(np.full((4, 6, 3), grey, dtype=np.uint8)).save(files["root"] / "images" / f"{name}.png")
+def test_corruptions_depend_on_the_name_of_the_image(files: dict[str, Any]) -> None:
+    for name in ("a", "b"):
+        Image.fromarray(np.full((4, 6, 3), 100, dtype=np.uint8)).save(files["root"] / "images" / f"{name}.png")
     data = SegmentationDataset(**files, corruption="gaussian_noise", severity=2)
     assert torch.equal(data[0]["image"], data[0]["image"])
     assert not torch.equal(data[0]["image"], data[1]["image"])
@@ -263,36 +266,36 @@ def test_corruption_is_that_of_the_image_by_its_name(files: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize("pattern", ["./images/%.png", "images//%.png"])
-def test_a_pattern_may_be_written_as_a_shell_completes_it(files: dict[str, Any], pattern: str) -> None:
+def test_patterns_may_start_with_a_dot_or_repeat_slashes(files: dict[str, Any], pattern: str) -> None:
     options = {**files, "images": pattern, "split": None}
     assert SegmentationDataset(**options).names == SegmentationDataset(**{**options, "images": "images/%.png"}).names
 
 
-def turn_images(files: dict[str, Any], orientation: int) -> None:
-    """Give the images an EXIF orientation, without changing what is stored."""
+def set_orientation(files: dict[str, Any], orientation: int) -> None:
+    """Write an EXIF orientation into the images, without changing the stored pixels."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     for path in (Path(files["root"]) / "images").iterdir():
         Image.open(path).save(path, exif=exif)
 
 
-def test_the_size_error_of_a_turned_image_names_exif(files: dict[str, Any]) -> None:
-    turn_images(files, 6)
+def test_the_error_about_sizes_explains_the_exif_orientation(files: dict[str, Any]) -> None:
+    set_orientation(files, 6)
     with pytest.raises(InputError, match=r"its image a 4 x 6 as displayed: the image has EXIF orientation 6.*Set data\.exif=false"):
         SegmentationDataset(**files)[0]
     assert SegmentationDataset(**files, exif=False)[0]["mask"][0].tolist() == [0, 1, 2, 3, 255, 0]
     for path in (Path(files["root"]) / "masks").iterdir():
         Image.open(path).transpose(Image.Transpose.ROTATE_270).save(path)
     assert SegmentationDataset(**files)[0]["mask"][:, 0].tolist() == [0, 1, 2, 3, 255, 0]
-    with pytest.raises(InputError, match=r"as stored: the image has EXIF orientation 6.*fits it as displayed\. Set data\.exif=true"):
+    with pytest.raises(InputError, match=r"as stored: the image has EXIF orientation 6.*has its size as displayed\. Set data\.exif=true"):
         SegmentationDataset(**files, exif=False)[0]
 
 
 @pytest.mark.parametrize("orientation", [2, 3, 4])
-def test_images_turned_to_the_same_size_are_warned_of_once(
+def test_exif_orientations_that_keep_the_size_are_a_warning(
     files: dict[str, Any], orientation: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    turn_images(files, orientation)
+    set_orientation(files, orientation)
     for exif, warnings in ((False, 0), (True, 1)):
         notices.reset()
         caplog.clear()
@@ -317,9 +320,9 @@ def advice(root: Path, **options: Any) -> str:
     return str(error.value)
 
 
-def test_a_value_one_too_high_names_both_readings_where_a_mask_has_0(files: dict[str, Any]) -> None:
+def test_a_value_of_one_too_many_has_two_remedies(files: dict[str, Any]) -> None:
     write_mask(files["root"] / "masks" / "a.png", [1, 2, 3, 3, 3, 3])
-    write_mask(files["root"] / "masks" / "b.png", [0, 1, 2, 2, 2, 2])  # 0 is in another mask than 3
+    write_mask(files["root"] / "masks" / "b.png", [0, 1, 2, 2, 2, 2])  # 0 and 3 are in different masks
     message = advice(files["root"])
     assert "a.png has labels [3], but there are 3 classes (values 0..2; 255 ignored)" in message
     assert "'data.ignore=[3]', and value 0 stays sky" in message
@@ -335,14 +338,14 @@ def test_a_value_one_too_high_names_both_readings_where_a_mask_has_0(files: dict
         (([0, 1, 2, 3, 4, 4],) * 2, {"reduce_zero_label": True}),
     ],
 )
-def test_other_values_do_not_get_the_advice_to_shift_classes(files: dict[str, Any], rows: Any, options: dict[str, Any]) -> None:
+def test_other_values_are_not_explained_by_shifted_classes(files: dict[str, Any], rows: Any, options: dict[str, Any]) -> None:
     for name, row in zip(("a", "b"), rows, strict=True):
         write_mask(files["root"] / "masks" / f"{name}.png", row)
     message = advice(files["root"], **options)
     assert "data.reduce_zero_label" not in message and "'data.ignore=[" in message and "add their names" in message
 
 
-def test_advice_on_many_values_has_no_shortened_command(files: dict[str, Any]) -> None:
+def test_advice_about_many_values_has_no_command(files: dict[str, Any]) -> None:
     Image.fromarray(np.arange(24, dtype=np.uint8).reshape(4, 6) + np.uint8(9)).save(files["root"] / "masks" / "a.png")
     message = advice(files["root"])
     assert "list them all in data.ignore" in message and "'data.ignore=[" not in message and "value 0 stays sky" in message
@@ -360,7 +363,7 @@ def test_ignored_values(files: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("line", ["{i}.png {m}.png", "{i}.png\t{m}.png", "  {i}.png   {m}.png  "])
-def test_split_files_with_an_image_and_a_mask_in_each_line(files: dict[str, Any], line: str) -> None:
+def test_split_files_with_pairs_of_an_image_and_a_mask(files: dict[str, Any], line: str) -> None:
     write_mask(files["root"] / "odd" / "of_a.png", [3, 3, 3, 3, 3, 3])
     (files["root"] / "val.txt").write_text(line.format(i="images/a", m="odd/of_a") + "\n")
     data = SegmentationDataset(**{**files, "images": "%", "masks": "%"})
@@ -372,7 +375,7 @@ def test_absolute_paths_of_another_machine_in_split_files(files: dict[str, Any])
     options = {**files, "images": "%", "masks": "%"}
     assert SegmentationDataset(**options, split_prefix="/SegNet/CamVid/")[0]["name"] == "images/a.png"
     (files["root"] / "val.txt").write_text("/SegNet/CamVid/images/a.png\t/SegNet/CamVid/masks/a.png\n")
-    with pytest.raises(InputError, match=r"no such image: .*data.split_prefix=/SegNet/CamVid/ makes it .*images/a.png"):
+    with pytest.raises(InputError, match=r"no such image: .*with data.split_prefix=/SegNet/CamVid/ it is .*images/a.png"):
         SegmentationDataset(**options)
 
 
@@ -380,21 +383,21 @@ def test_the_prefix_in_a_remedy_can_be_pasted(files: dict[str, Any]) -> None:
     (files["root"] / "val.txt").write_text("/my data (old)/images/a.png\t/my data (old)/masks/a.png\n")
     with pytest.raises(InputError, match="no such image") as error:
         SegmentationDataset(**{**files, "images": "%", "masks": "%"})
-    assert pasted(str(error.value).partition(" makes it ")[0].rpartition("; ")[2]) == "/my data (old)/"
+    assert pasted(str(error.value).partition(" it is ")[0].rpartition("; with ")[2]) == "/my data (old)/"
 
 
 def test_masks_in_a_split_file_are_checked_at_the_start(files: dict[str, Any]) -> None:
     (files["root"] / "val.txt").write_text("a\ta\nb\tc\n")
     with pytest.raises(
-        InputError, match=r"no such mask: .*masks/c\.png, which .*val\.txt names: correct the split file, data\.masks or data\.root"
+        InputError, match=r"no such mask: .*masks/c\.png, listed in .*val\.txt: correct the split file, data\.masks or data\.root"
     ):
         SegmentationDataset(**files)
     assert SegmentationDataset(**{**files, "masks": None}).names == ["a", "b"]
 
 
-def test_a_list_of_one_class_of_voc_gets_its_own_remedy(files: dict[str, Any]) -> None:
+def test_voc_lists_of_single_classes_have_their_own_remedy(files: dict[str, Any]) -> None:
     (files["root"] / "val.txt").write_text("a -1\nb  1\n")
-    with pytest.raises(InputError, match=r"val\.txt .*VOC's ImageSets/Main.*: give a list of image names, such as ImageSets/Segmentation/"):
+    with pytest.raises(InputError, match=r"val\.txt .*VOC's ImageSets/Main.*: use a list of image names, such as ImageSets/Segmentation/"):
         SegmentationDataset(**files)
     for value in ("-1", "1"):
         (files["root"] / "masks" / "a.png").rename(files["root"] / "masks" / f"{value}.png")
@@ -402,7 +405,7 @@ def test_a_list_of_one_class_of_voc_gets_its_own_remedy(files: dict[str, Any]) -
     assert len(SegmentationDataset(**files)) == 2  # masks may have such names
 
 
-def test_names_with_blanks_go_before_pairs(files: dict[str, Any]) -> None:
+def test_a_line_with_a_blank_is_a_name_if_such_an_image_exists(files: dict[str, Any]) -> None:
     for folder in ("images", "masks"):
         (files["root"] / folder / "a.png").rename(files["root"] / folder / "a b.png")
     (files["root"] / "val.txt").write_text("a b\n")
@@ -411,9 +414,9 @@ def test_names_with_blanks_go_before_pairs(files: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("lines", "message"),
-    [("a\tb\tc\n", "line 1 of .* has 3 fields"), ("a\ta\na\tb\n", "two masks for the image a: a and b")],
+    [("a\tb\tc\n", "line 1 of .* has 3 fields"), ("a\ta\na\tb\n", "lists two masks for the image a: a and b")],
 )
-def test_split_files_that_are_ambiguous(files: dict[str, Any], lines: str, message: str) -> None:
+def test_invalid_split_files(files: dict[str, Any], lines: str, message: str) -> None:
     (files["root"] / "val.txt").write_text(lines)
     with pytest.raises(InputError, match=message):
         SegmentationDataset(**files)
@@ -427,5 +430,5 @@ def test_a_split_file_in_utf_16(files: dict[str, Any]) -> None:
 def test_listed_images_that_share_a_mask(files: dict[str, Any]) -> None:
     Image.new("RGB", (6, 4)).save(files["root"] / "images" / "a.jpg")
     (files["root"] / "val.txt").write_text("a.png\na.jpg\n")
-    with pytest.raises(InputError, match=r"a.png and a.jpg would have the same mask, .*the whole file name, masks/a.jpg.png"):
+    with pytest.raises(InputError, match=r"a.png and a.jpg have the same mask, .*the whole file name, masks/a.jpg.png"):
         SegmentationDataset(**{**files, "images": "images/%"})

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from maskclip.data.samplers import NumberedDraws, mixed_seed
+from maskclip.data.samplers import NumberedDraws
+from maskclip.data.seeds import permutation_seed
 
 KNOWN = {
     (0, 0): 765232833172254823,
@@ -18,14 +19,14 @@ KNOWN = {
 
 
 @pytest.mark.parametrize(("numbers", "expected"), KNOWN.items())
-def test_mixed_seeds_are_these(numbers: tuple[int, int], expected: int) -> None:
-    assert mixed_seed(*numbers) == expected
+def test_permutation_seeds_are_fixed(numbers: tuple[int, int], expected: int) -> None:
+    assert permutation_seed(*numbers) == expected
 
 
 @pytest.mark.skipif(sys.implementation.name != "cpython" or sys.maxsize < 2**32, reason="another hash")
-def test_mixed_seeds_are_the_hashes_that_students_were_trained_with() -> None:
+def test_permutation_seeds_equal_hashes_of_cpython() -> None:
     pairs = [(seed, epoch) for seed in (*range(50), 1234, 2**31 - 1, 2**32 - 1, 2**61 - 1, 2**62) for epoch in (*range(60), 10**6, 2**33)]
-    assert all(mixed_seed(*pair) == hash(pair) % 2**63 for pair in pairs)
+    assert all(permutation_seed(*pair) == hash(pair) % 2**63 for pair in pairs)
 
 
 def test_the_order_of_the_draws_is_fixed() -> None:

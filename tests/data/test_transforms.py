@@ -6,9 +6,8 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pytest
 
-from maskclip.data.transforms import MEAN_COLOUR, PhotometricDistortion, TrainTransform, VariedCrop, scaled_size
+from maskclip.data.transforms import MEAN_COLOUR, PhotometricDistortion, TrainTransform, VariedCrop
 
 STILL: dict[str, Any] = {"scale": (1.0, 1.0), "colour": False, "flip": 0.0, "most": 1.0}
 
@@ -62,23 +61,6 @@ def test_oblong_crops_and_masks_of_16_bits() -> None:
     assert (labels[:, 180:] == 65535).all() and set(np.unique(labels[:, :180])) <= set(range(300, 320))
 
 
-@pytest.mark.parametrize(
-    ("size", "short", "long", "ratio", "expected"),
-    [
-        ((375, 500), 512, 2048, 1.0, (512, 683)),
-        ((375, 500), 512, 2048, 0.5, (256, 341)),
-        ((375, 500), 512, 2048, 2.0, (1024, 1365)),
-        ((100, 1000), 512, 2048, 1.0, (205, 2048)),
-        ((375, 500), 520, 520, 1.0, (390, 520)),
-        ((1024, 2048), 1024, 2048, 0.5, (512, 1024)),
-        ((40, 60), None, None, 1.5, (60, 90)),
-        ((1, 500), 512, 2048, 0.001, (1, 2)),
-    ],
-)
-def test_sizes_of_the_published_recipes(size: tuple[int, int], short: int | None, long: int | None, ratio: float, expected: tuple) -> None:
-    assert scaled_size(*size, short, long, ratio) == expected
-
-
 def test_ratios_are_uniform() -> None:
     image, mask = np.zeros((100, 100, 3), np.uint8), np.zeros((100, 100), np.uint8)
     transform = TrainTransform(400, colour=False, most=1.0)
@@ -118,10 +100,10 @@ def test_a_label_may_cover_up_to_three_quarters() -> None:
     crop = VariedCrop((4, 4), 0.75, 255)
     quarter = np.zeros((4, 4), np.uint8)
     quarter[0] = 1  # the other label covers exactly 0.75, which is not below
-    assert not crop._is_varied(quarter)
+    assert not crop.is_varied(quarter)
     quarter[1, 0] = 1
-    assert crop._is_varied(quarter)
-    assert not crop._is_varied(np.full((4, 4), 255, np.uint8))
+    assert crop.is_varied(quarter)
+    assert not crop.is_varied(np.full((4, 4), 255, np.uint8))
 
 
 def distorted(image: np.ndarray, **changes: Any) -> np.ndarray:

@@ -6,23 +6,24 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from maskclip.inference.resampling import bilinear, resample, window_starts, windows
+from maskclip.inference.resampling import resample, window_starts, windows
 
 SIZES = [(1, 1), (1, 7), (7, 1), (5, 5), (3, 10), (10, 3), (32, 512), (43, 688), (683, 640), (17, 1000), (1000, 999)]
 
 
 @pytest.mark.parametrize(("n_in", "n_out"), SIZES)
-def test_bilinear_is_what_interpolate_does(n_in: int, n_out: int) -> None:
+def test_resample_equals_interpolate(n_in: int, n_out: int) -> None:
     values = torch.randn(1, 4, n_in, dtype=torch.float64)
-    matrix = bilinear(n_in, n_out)
+    matrix = resample(torch.eye(n_in, dtype=torch.float64), n_out)
     torch.testing.assert_close(values @ matrix.T, F.interpolate(values, size=n_out, mode="linear", align_corners=False), atol=1e-13, rtol=0)
     assert matrix.shape == (n_out, n_in) and matrix.dtype == torch.float64
     assert (matrix >= 0).all() and (matrix > 0).sum(1).max() <= 2
     torch.testing.assert_close(matrix.sum(1), torch.ones(n_out, dtype=torch.float64))
 
 
-def test_resample_composes() -> None:
-    torch.testing.assert_close(resample(bilinear(5, 17), 11), bilinear(17, 11) @ bilinear(5, 17))
+def test_resampling_a_map_composes_it_with_the_resize() -> None:
+    first, second = resample(torch.eye(5), 17), resample(torch.eye(17), 11)
+    torch.testing.assert_close(resample(first, 11), second @ first)
 
 
 @pytest.mark.parametrize(
@@ -37,13 +38,13 @@ def test_resample_composes() -> None:
         (5, 4, 4, [0, 1]),
     ],
 )
-def test_where_windows_start(size: int, window: int, stride: int, expected: list[int]) -> None:
+def test_windows_cover_the_axis(size: int, window: int, stride: int, expected: list[int]) -> None:
     assert window_starts(size, window, stride) == expected
     assert {p for s in expected for p in range(s, min(s + window, size))} == set(range(size))
 
 
 @pytest.mark.parametrize(("size", "window", "stride"), [(30, 12, 5), (13, 12, 12), (24, 12, 12), (9, 9, 4)])
-def test_windows_are_averaged_on_the_canvas(size: int, window: int, stride: int) -> None:
+def test_overlapping_windows_are_averaged(size: int, window: int, stride: int) -> None:
     grid, covered = 4, 16
     starts = window_starts(size, window, stride)
     values = torch.randn(len(starts), grid, dtype=torch.float64)

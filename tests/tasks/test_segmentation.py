@@ -97,7 +97,7 @@ def test_features_are_unit_and_make_the_labels(tmp_path: Path, tiny: MaskCLIP) -
     counts = tiny.vocabulary.word_counts
     classes = torch.stack([part.amax(dim=0) for part in words.split(counts)])
     torch.testing.assert_close(classes, tiny(seen)[0], atol=2e-3, rtol=0)
-    with pytest.raises(InputError, match="features=true needs a protocol that looks at an image once"):
+    with pytest.raises(InputError, match="features=true needs a protocol with a single view"):
         run(tiny, outputs, [], Protocol(flip=True))
 
 

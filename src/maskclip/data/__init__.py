@@ -1,1 +1,1 @@
-"""Images, masks and the textures world."""
+"""Data sets of images and masks, their samplers and transforms."""

@@ -7,7 +7,6 @@ image (H, W, 3) uint8 RGB, a severity 1-5 and a random generator, and returns a 
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Callable
 
@@ -15,6 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from maskclip.data.seeds import corruption_generator
 from maskclip.errors import InputError
 
 Corruption = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
@@ -26,10 +26,10 @@ MUD = np.array((63, 42, 20), dtype=np.float32) / 255
 
 
 def corrupt(image: np.ndarray, kind: str, severity: int, name: str, seed: int = 0) -> np.ndarray:
-    """A new image (H, W, 3) uint8 RGB: `image`, of the same shape and type, with a corruption of `CORRUPTIONS`, severity 1-5.
+    """A copy of `image` (H, W, 3) uint8 RGB with the corruption `kind`, a key of `CORRUPTIONS`, at a severity from 1 to 5.
 
-    The random numbers are a function of `seed`, `kind`, `severity` and the `name` of the image: it looks the same in
-    every process and in any order. Raises `InputError` if there is no such corruption or severity or it is no such image.
+    Random numbers depend on `seed`, `kind`, `severity` and the `name` of the image only, so that results are the same in every
+    process and order. Raises `InputError` for an unknown corruption or severity, or an image of another shape or type.
     """
     if kind not in CORRUPTIONS:
         raise InputError(f"data.corruption={kind!r}: choose {', '.join(CORRUPTIONS)}")
@@ -37,13 +37,7 @@ def corrupt(image: np.ndarray, kind: str, severity: int, name: str, seed: int = 
         raise InputError(f"data.severity={severity!r}: choose {', '.join(map(str, SEVERITIES))}")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise InputError(f"the image {name} has shape {image.shape} and type {image.dtype}: a corruption needs RGB, (H, W, 3) uint8")
-    return CORRUPTIONS[kind](image, int(severity), generator(kind, int(severity), name, seed))
-
-
-def generator(kind: str, severity: int, name: str, seed: int) -> np.random.Generator:
-    """The random numbers of one corrupted image; no other combination of arguments has the same."""
-    key = f"{seed}\n{kind}\n{severity}\n{name}".encode(errors="backslashreplace")  # a file's name may be no valid text
-    return np.random.default_rng(int.from_bytes(hashlib.sha256(key).digest(), "big"))
+    return CORRUPTIONS[kind](image, int(severity), corruption_generator(kind, int(severity), name, seed))
 
 
 def to_unit(image: np.ndarray) -> np.ndarray:
@@ -52,18 +46,18 @@ def to_unit(image: np.ndarray) -> np.ndarray:
 
 
 def to_bytes(values: np.ndarray) -> np.ndarray:
-    """Values in units of white, clipped to 0..1, as uint8: the next lower level, as in the original.
+    """Values in units of white, clipped to 0..1 and truncated to uint8, as in the original code.
 
-    A thousandth of a level is added first: rounding errors of floats, which differ from machine to machine, would
-    otherwise take a whole level from areas whose value is exactly a level.
+    A thousandth of a level is added first. Otherwise float rounding, which differs between machines, could lower values that
+    are exactly a level by a whole level.
     """
     return (np.clip(values, 0, 1) * np.float32(255) + np.float32(1e-3)).astype(np.uint8, order="C")
 
 
 def gaussian(field: np.ndarray, sigma: float) -> np.ndarray:
-    """The float32 field (H, W) or (H, W, 3) blurred, `sigma` in pixels, its edge pixels repeated outwards.
+    """The float32 field (H, W) or (H, W, 3) blurred with `sigma` in pixels; edge pixels are repeated beyond the border.
 
-    The kernel ends at four sigma, as that of `skimage.filters.gaussian`; OpenCV's own choice would be another.
+    The kernel is truncated at four sigma as in `skimage.filters.gaussian`, not at OpenCV's default.
     """
     side = 2 * int(4 * sigma + 0.5) + 1
     return cv2.GaussianBlur(field, (side, side), sigma, borderType=cv2.BORDER_REPLICATE)
@@ -76,13 +70,13 @@ def gaussian_noise(image: np.ndarray, severity: int, rng: np.random.Generator) -
 
 
 def shot_noise(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
-    """The image as counted photons: Poisson numbers, of which white has `photons` on average."""
+    """The image as photon counts: Poisson numbers, `photons` on average for white."""
     photons = (60, 25, 12, 5, 3)[severity - 1]
     return to_bytes(rng.poisson(to_unit(image) * photons).astype(np.float32) / photons)
 
 
 def impulse_noise(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
-    """The image with salt and pepper: a share of the values, drawn per pixel and channel, half of them 255, half 0."""
+    """The image with salt and pepper noise: a share of the values, chosen per pixel and channel, becomes 255 or 0, half each."""
     share = (0.03, 0.06, 0.09, 0.17, 0.27)[severity - 1]
     draw = rng.random(image.shape, dtype=np.float32)
     result = np.where(draw < share, np.uint8(0), image)
@@ -97,21 +91,21 @@ def speckle_noise(image: np.ndarray, severity: int, rng: np.random.Generator) ->
 
 
 def gaussian_blur(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
-    """The image blurred by a Gaussian; nothing is drawn."""
+    """The image blurred by a Gaussian; not random."""
     return to_bytes(gaussian(to_unit(image), (1, 2, 3, 4, 6)[severity - 1]))
 
 
 def defocus_blur(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
-    """The image blurred by a disc, mirrored at its edges; nothing is drawn."""
+    """The image blurred by a disc, mirrored at its edges; not random."""
     radius, softness = ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5))[severity - 1]
     return to_bytes(cv2.filter2D(to_unit(image), -1, disc(radius, softness)))
 
 
 def disc(radius: int, softness: float) -> np.ndarray:
-    """The kernel of a lens out of focus, float32, 17 x 17 or larger: a disc, `radius` in pixels, blurred by sigma `softness`.
+    """The kernel of defocus blur, float32, 17 x 17 or larger: a disc with `radius` in pixels, blurred with sigma `softness`.
 
-    At radius 8 and 10 the disc touches the edge of its square, which mirrors it in the blur: as in the original, the
-    kernel then sums to 1.013 and 1.011 and brightens the image by so much.
+    At radius 8 and 10 the disc touches the border of the kernel, where the blur mirrors it. As in the original code, these
+    kernels sum to 1.013 and 1.011, which brightens the image by as much.
     """
     reach = max(radius, 8)
     y, x = np.ogrid[-reach : reach + 1, -reach : reach + 1]
@@ -121,7 +115,7 @@ def disc(radius: int, softness: float) -> np.ndarray:
 
 
 def spatter(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
-    """The image behind splashes: of water, added as light, up to severity 3; of mud, laid over it, from 4 on."""
+    """The image behind splashes: water, added as light, for severities 1 to 3; mud, which covers the image, for 4 and 5."""
     level, spread, sigma, threshold, strength = (
         (0.65, 0.3, 4, 0.69, 0.6),
         (0.65, 0.3, 3, 0.68, 0.6),
@@ -133,25 +127,25 @@ def spatter(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.nd
     if severity <= 3:
         return to_bytes(to_unit(image) + water(liquid, threshold, strength)[..., None] * WATER)
     cover = gaussian((liquid > threshold).astype(np.float32), strength)
-    cover[cover < 0.8] = 0  # mud has hard borders
+    cover[cover < 0.8] = 0  # mud has hard edges
     return to_bytes(to_unit(image) * (1 - cover[..., None]) + cover[..., None] * MUD)
 
 
 def water(liquid: np.ndarray, threshold: float, strength: float) -> np.ndarray:
-    """The light that drops throw, float32 (H, W) in 0..`strength`, from the thickness of the liquid, float32 (H, W).
+    """The light reflected by drops, float32 (H, W) in 0..`strength`, from the thickness of the liquid, float32 (H, W).
 
-    There is a drop where `liquid` is at least `threshold`; it shines by its thickness and the relief of its rim.
+    There is a drop wherever `liquid` is at least `threshold`. Its brightness depends on its thickness and the relief of its rim.
     """
     drops = (np.where(liquid < threshold, 0, liquid).clip(0, 1) * 255).astype(np.uint8)
     distance = cv2.distanceTransform(255 - cv2.Canny(drops, 50, 150), cv2.DIST_L2, 5)
     height = cv2.equalizeHist(cv2.blur(np.minimum(distance, 20), (3, 3)).astype(np.uint8))
     emboss = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]], dtype=np.float32)  # lit from the lower right
     light = drops * cv2.blur(cv2.filter2D(height, -1, emboss), (3, 3)).astype(np.float32)
-    return light * (strength / max(float(light.max()), 1.0))  # at most `strength`; 1.0: there may be no drop at all
+    return light * (strength / max(float(light.max()), 1.0))  # 1.0: there may be no drop
 
 
 def jpeg_compression(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
-    """The image after JPEG at a low quality; nothing is drawn."""
+    """The image after JPEG compression at a low quality; not random."""
     stored = io.BytesIO()
     Image.fromarray(image).save(stored, "JPEG", quality=(25, 18, 15, 10, 7)[severity - 1])
     return np.array(Image.open(stored))

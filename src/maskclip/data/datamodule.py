@@ -1,4 +1,4 @@
-"""The Lightning data module: one train and one validation set of the same kind of files."""
+"""The Lightning data module: training and evaluation sets of one data set."""
 
 from __future__ import annotations
 
@@ -22,18 +22,21 @@ Pattern = str | Mapping[str, str | None]
 
 
 class SegmentationData(pl.LightningDataModule):
-    """Images and index masks under `root`; the patterns are those of `SegmentationDataset`.
+    """Images and index masks under `root`, for training and evaluation.
 
-    `train`, `val` and `test` are split files (None: every image that fits). `images` and `masks` may be a pattern for
-    each split, as in {"train": "train/%.png", "val": "val/%.png"}. `split` is the split that the final evaluation uses;
-    validation during training uses "val". `ignore`, `split_prefix`, `exif`: see `SegmentationDataset`. `labels` are
-    those that training gets: "none" (annotation-free), "oracle_ignore" (annotation-free as released: only which pixels are
-    ignored), "seen" (zero-shot: all but the unseen classes) or "all". `truth` adds the hidden labels to each training
-    sample, for the log only. `augmentation` are the arguments of `TrainTransform` other than the seed.
-    `batch_size` is that of all processes together in training; evaluation hands out lists of `eval_batch` images, each
-    at its own size. `corruption` and `severity` (1 to 5) apply to images of evaluation, not of training. `skip_broken`
-    leaves out images that cannot be read, which are an error otherwise. `source` is a sentence on where to get the data;
-    the error about a missing folder contains it.
+    Files: `images` and `masks` are patterns, see `Listing`, or a pattern for each split, such as
+    {"train": "train/%.png", "val": "val/%.png"}. `train`, `val` and `test` are split files; None lists all images that match.
+    `split` is the split of the final evaluation; validation during training uses "val". `split_prefix`, `source`: see
+    `Listing`. `reduce_zero_label`, `ignore`: see `MaskValues`. `exif`: see `SegmentationDataset`. `skip_broken` skips images
+    that cannot be read, which are an error otherwise. `name`: the name of the data set on result cards.
+
+    Training: `labels` selects the labels that training receives: "none" (annotation-free), "oracle_ignore" (annotation-free as
+    in the released code: only which pixels are ignored), "seen" (zero-shot: all but the unseen classes) or "all". `truth` adds
+    the hidden labels to each training sample, for logging only. `augmentation`: the arguments of `TrainTransform` except
+    `seed` and `ignore_index`. `batch_size`: images per step in all processes together.
+
+    Evaluation: batches are lists of `eval_batch` images, each at its own size. `corruption` and `severity` (1 to 5) apply to
+    evaluation only.
     """
 
     def __init__(
@@ -94,10 +97,10 @@ class SegmentationData(pl.LightningDataModule):
             "class_names": self.vocabulary.names,
         }
         self.skip_broken = skip_broken
-        self._listed: dict[str, SegmentationDataset] = {}
+        self._datasets: dict[str, SegmentationDataset] = {}
         self._readable: dict[str, SegmentationDataset] = {}
         self._problems: dict[Path, str | None] = {}
-        self.spoiled: dict[str, Any] = {"corruption": corruption, "severity": severity, "seed": seed}
+        self.corruption_options: dict[str, Any] = {"corruption": corruption, "severity": severity, "seed": seed}
         hidden: dict[str, Sequence[int] | str] = {
             "none": "all",
             "oracle_ignore": "valid",
@@ -109,13 +112,13 @@ class SegmentationData(pl.LightningDataModule):
         if labels != "none" and (masks is None or (isinstance(masks, Mapping) and masks.get("train", "") is None)):
             raise InputError(f"data.labels={labels} needs masks (data.masks); without masks, set data.labels=none")
         if labels == "seen" and not self.vocabulary.unseen:
-            raise InputError("data.labels=seen needs unseen classes, and this vocabulary names none (classes.unseen)")
+            raise InputError("data.labels=seen needs unseen classes, and this vocabulary has none (classes.unseen)")
         self.hide, self.labels, self.truth = hidden[labels], labels, truth
         self.augmentation = dict(augmentation or {})
         self.batch_size, self.eval_batch, self.num_workers, self.seed = batch_size, eval_batch, num_workers, seed
 
     def pattern(self, key: str, split: str) -> str | None:
-        """The pattern `data.images` or `data.masks` of a split. Raises `InputError` if there are only those of other splits."""
+        """The pattern `data.images` or `data.masks` of a split. Raises `InputError` if the split has none."""
         pattern = {"images": self.images, "masks": self.masks}[key]
         if not isinstance(pattern, Mapping):
             if key == "images" and split == "test" and self.splits["test"] is None:
@@ -126,18 +129,19 @@ class SegmentationData(pl.LightningDataModule):
         return pattern[split]
 
     def dataset(self, split: str) -> SegmentationDataset:
-        """The data set of a split ("train", "val" or "test") without augmentation, all labels shown. It is listed once."""
-        if split not in self._listed:
-            patterns: dict[str, Any] = {key: self.pattern(key, split) for key in ("images", "masks")}
-            self._listed[split] = SegmentationDataset(**self.files, **patterns, split=self.splits[split], num_classes=len(self.vocabulary))
-            for sentence in self._listed[split].left_out.sentences():
+        """The data set of a split ("train", "val" or "test") with all labels and without augmentation. Its files are listed once."""
+        if split not in self._datasets:
+            options: dict[str, Any] = {**self.files, "num_classes": len(self.vocabulary), "split": self.splits[split]}
+            options |= {key: self.pattern(key, split) for key in ("images", "masks")}
+            self._datasets[split] = SegmentationDataset(**options)
+            for sentence in self._datasets[split].left_out.sentences():
                 rank_zero_warn(sentence)
-        return self._listed[split]
+        return self._datasets[split]
 
     def readable(self, split: str) -> SegmentationDataset:
-        """The data set of a split; with `skip_broken`, without images that cannot be read, which is a warning.
+        """The data set of a split; with `skip_broken`, without the images that cannot be read, which logs a warning.
 
-        Each file is decoded once, whatever splits it is in. Processes share the work: all of them must call this.
+        Each file is decoded once, even if it is in several splits. Processes share the work: all of them must call this method.
         """
         if not self.skip_broken:
             return self.dataset(split)
@@ -148,18 +152,19 @@ class SegmentationData(pl.LightningDataModule):
             data.leave_out({path: why for path in paths if (why := self._problems[path]) is not None})
             if data.broken:
                 first = next(iter(data.broken.values()))
-                rank_zero_warn(f"{len(data.broken)} of {len(paths)} images ({split}) are left out (data.skip_broken=true): {first}, ...")
+                counts = f"{len(data.broken)} of {len(paths)} {split} images"
+                rank_zero_warn(f"{counts} are skipped (data.skip_broken=true). First error: {first}")
             self._readable[split] = data
         return self._readable[split]
 
     def _decode(self, paths: Sequence[Path]) -> None:
         rank, world = self._processes
-        own = broken_images(paths[rank::world])
-        parts = [own] * world
+        own_share = broken_images(paths[rank::world])
+        shares = [own_share] * world
         if world > 1:
-            torch.distributed.all_gather_object(parts, own)
-        found = {path: why for part in parts for path, why in part.items()}
-        self._problems |= {path: found.get(path) for path in paths}
+            torch.distributed.all_gather_object(shares, own_share)
+        problems = {path: why for share in shares for path, why in share.items()}
+        self._problems |= {path: problems.get(path) for path in paths}
 
     @property
     def _processes(self) -> tuple[int, int]:
@@ -172,19 +177,19 @@ class SegmentationData(pl.LightningDataModule):
         accumulate = self.trainer.accumulate_grad_batches if self.trainer else 1
         if self.batch_size % (world * accumulate):
             raise InputError(
-                f"data.batch_size={self.batch_size} is the batch of all processes together and cannot be divided by "
+                f"data.batch_size={self.batch_size} is for all processes together and must be a multiple of "
                 f"{world} processes x {accumulate} accumulated steps"
             )
         each = self.batch_size // (world * accumulate)
         if each < 2:
-            raise InputError(f"data.batch_size={self.batch_size} leaves one image at a time, and BatchNorm needs two")
+            raise InputError(f"data.batch_size={self.batch_size} is one image per forward pass, and BatchNorm needs two")
         transform = TrainTransform(**self.augmentation, ignore_index=self.vocabulary.ignore_index, seed=self.seed)
         data = self.readable("train").with_options(hide=self.hide, truth=self.truth, transform=transform)
         draws = NumberedDraws(data, self.seed, each, rank, world, start=self._drawn)
         return self._loader(data, sampler=draws, batch_size=each)
 
     def _drawn(self) -> int:
-        """How many draws the optimiser has seen so far, over all processes."""
+        """Number of draws so far in all processes together."""
         return self.trainer.global_step * self.batch_size if self.trainer else 0
 
     def val_dataloader(self) -> DataLoader[list[Sample]] | list[DataLoader[list[Sample]]]:
@@ -195,8 +200,8 @@ class SegmentationData(pl.LightningDataModule):
 
     def _evaluation_loader(self, split: str) -> DataLoader[list[Sample]] | list[DataLoader[list[Sample]]]:
         if self.pattern("masks", split) is None:
-            return []  # nothing to score
-        data = self.readable(split).with_options(**self.spoiled)
+            return []  # no labels, no scores
+        data = self.readable(split).with_options(**self.corruption_options)
         if len(data) < self._processes[1]:
             raise InputError(f"{len(data)} images ({split}) cannot be shared among {self._processes[1]} processes: use fewer")
         return self._loader(data, sampler=EveryNth(data, *self._processes), batch_size=self.eval_batch, collate_fn=list)
@@ -209,5 +214,5 @@ class SegmentationData(pl.LightningDataModule):
 
 
 def one_thread(_: int) -> None:
-    """Keep OpenCV to one thread in a worker: workers are as many as there are cores."""
+    """Use one OpenCV thread in each worker, since there is a worker for each core."""
     cv2.setNumThreads(0)

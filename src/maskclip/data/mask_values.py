@@ -12,10 +12,10 @@ from maskclip.functional import IGNORE_INDEX, ignore_index
 
 
 class MaskValues:
-    """What the values in mask files mean: class index, or ignored.
+    """The meaning of the values in mask files: a class, or ignored.
 
-    `reduce_zero_label`: value 0 is ignored and value v is class v - 1, as in ADE20K. `ignore`: further values that are
-    ignored, such as [11] for CamVid's void. 255 is always ignored (65535 where there are more than 254 classes).
+    `reduce_zero_label`: value 0 is ignored and value v is class v - 1, as in ADE20K. `ignore`: other values that
+    are ignored, such as [11] for CamVid's void. 255 is always ignored (65535 with more than 254 classes).
     Raises `InputError` if `ignore` is not a list of values.
     """
 
@@ -34,11 +34,11 @@ class MaskValues:
 
     @property
     def ignored_text(self) -> str:
-        """The values that are ignored, for messages."""
+        """The ignored values, for messages."""
         return ", ".join(map(str, sorted(self.ignored)))
 
     def unknown(self, values: Iterable[int]) -> list[int]:
-        """The values that are neither a class nor ignored."""
+        """Those of `values` that are neither a class nor ignored."""
         return [value for value in values if not (0 <= value - self.first < len(self.class_names) or value in self.ignored)]
 
     def meaning(self, value: int) -> str:
@@ -48,15 +48,15 @@ class MaskValues:
         return "unknown" if self.unknown([value]) else self.class_names[value - self.first]
 
     def to_classes(self, stored: np.ndarray, hide: Sequence[int], hidden: int) -> np.ndarray:
-        """Class indices (H, W), uint8 or uint16, of stored values without unknown ones; `hidden` for the classes in `hide`."""
+        """Class indices (H, W), uint8 or uint16, of known stored values; `hidden` for the classes in `hide`."""
         table = self._table.copy()
         table[np.isin(table, np.asarray(hide, dtype=np.int64))] = hidden
         if stored.dtype == np.uint8 and self.dtype is np.uint8:
-            return cv2.LUT(stored, table)  # ten times as fast as numpy, but bytes only
+            return cv2.LUT(stored, table)  # ten times as fast as numpy, but for bytes only
         return table[np.minimum(stored, len(table) - 1)]  # the last entry is ignored
 
     def advice(self, unknown: Sequence[int], present: Iterable[int]) -> str:
-        """What to do about `unknown` values where the masks have the values `present`: each remedy with what it means."""
+        """What to do about `unknown` values if the masks have the values `present`: each remedy with its meaning."""
         names, count = self.class_names, len(self.class_names)
         ignore = f"ignore them: 'data.ignore=[{','.join(map(str, unknown))}]'" if len(unknown) <= 20 else "list them all in data.ignore"
         remedy = f"If they mark pixels without a label, {ignore}, and value {self.first} stays {names[0]}"

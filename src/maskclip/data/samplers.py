@@ -1,4 +1,4 @@
-"""Which images a process sees, and in which order: exact in evaluation, numbered in training."""
+"""Samplers: every image exactly once in evaluation, numbered draws in training."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import torch
 from torch.utils.data import Sampler
 
 from maskclip.data.dataset import Draw
+from maskclip.data.seeds import permutation_seed
 
 
 class EveryNth(Sampler[int]):
-    """Indices rank, rank + world, ... of a data set: over all processes each image exactly once, none repeated.
+    """The indices rank, rank + world, ... of a data set: together, the processes read every image exactly once.
 
-    torch's DistributedSampler fills up the last round with images that were already seen, which changes the score.
+    torch's `DistributedSampler` repeats images to give all processes the same number, which changes the score.
     """
 
     def __init__(self, data: Sized, rank: int, world: int) -> None:
@@ -27,11 +28,11 @@ class EveryNth(Sampler[int]):
 
 
 class NumberedDraws(Sampler[Draw]):
-    """Endless training draws: one random permutation of the data after another, each draw with its number.
+    """An endless sequence of numbered training draws: a random permutation of the data for each epoch.
 
-    Process `rank` of `world` takes every `world`-th block of `batch` draws, from draw `start` on (a function is
-    asked whenever an iteration begins). Draw number k is the same image with the same augmentation whatever the number
-    of processes, workers or restarts.
+    Process `rank` of `world` takes every `world`-th block of `batch` draws, starting at draw `start`. If `start` is a function,
+    it is called at the beginning of each iteration. Draw number k is the same image with the same augmentation for any
+    number of processes, workers and restarts.
     """
 
     def __init__(self, data: Sized, seed: int, batch: int, rank: int = 0, world: int = 1, start: int | Callable[[], int] = 0) -> None:
@@ -47,23 +48,9 @@ class NumberedDraws(Sampler[Draw]):
             first += self.world * self.batch
 
     def image(self, number: int) -> int:
-        """The index of the image of draw `number`."""
+        """Index of the image of draw `number`."""
         epoch, position = divmod(number, self.size)
         if getattr(self, "_epoch", None) != epoch:
-            generator = torch.Generator().manual_seed(mixed_seed(self.seed, epoch))
+            generator = torch.Generator().manual_seed(permutation_seed(self.seed, epoch))
             self._epoch, self._order = epoch, torch.randperm(self.size, generator=generator).tolist()
         return self._order[position]
-
-
-def mixed_seed(seed: int, epoch: int) -> int:
-    """A seed of 63 bits for one epoch of a run, from two numbers that are not negative.
-
-    xxHash64 of both, in the variant that CPython 3.8 and newer use for tuples. It is spelt out because Python does not
-    promise the value of `hash((seed, epoch))`, and another order of the draws would change every trained student.
-    """
-    bits, accumulated = 2**64 - 1, 2870177450012600261
-    for number in (seed, epoch):
-        accumulated = (accumulated + number % (2**61 - 1) * 14029467366897019727) & bits
-        accumulated = (accumulated << 31 | accumulated >> 33) & bits
-        accumulated = accumulated * 11400714785074694791 & bits
-    return (accumulated + (2 ^ 2870177450012600261 ^ 3527539)) % 2**63

@@ -1,4 +1,4 @@
-"""Split files: which images, and optionally which masks, belong to a split."""
+"""Split files: lists of the images of a split, with or without their masks."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from maskclip.errors import InputError
 from maskclip.files import read_text
 
 
-class Files:
-    """Which files exist, by one listing per folder instead of one request per file, which is slow on network disks."""
+class FileIndex:
+    """Which files exist. Each folder is listed once, because a request for each file is slow on network disks."""
 
     def __init__(self) -> None:
         self._names: dict[str, set[str]] = {}
@@ -28,10 +28,10 @@ class Files:
 
 
 def read_split(path: Path, prefix: str, is_image: Callable[[str], bool]) -> list[tuple[str, str | None]]:
-    """The (image, mask) names of a split file, one image a line; the mask is None where the line gives none.
+    """The (image, mask) names in a split file, one image per line; the mask is None if the line has none.
 
-    A line is the name of an image, or an image and a mask separated by a tab or, where no image has the whole line as its
-    name and both parts are free of blanks, by blanks. `prefix` is removed from the start of each name.
+    A line is the name of an image, or an image and a mask separated by a tab. They may be separated by blanks if their names
+    have none and the whole line is not an image. `prefix` is removed from the start of each name.
     Raises `InputError` if the file is not text or a line has more than two fields.
     """
     pairs = []

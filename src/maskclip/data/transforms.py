@@ -1,4 +1,4 @@
-"""Augmentation for training, the authors' recipe. The only module that knows albumentations."""
+"""Training augmentation, the recipe of the authors' code. The only module that imports albumentations."""
 
 from __future__ import annotations
 
@@ -6,29 +6,25 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for a newer version on import
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise it looks for a newer version on the network
 
 import albumentations as A
 import cv2
 import numpy as np
 
+from maskclip.data.seeds import augmentation_seed
 from maskclip.errors import is_count, is_number, is_probability, require
+from maskclip.functional import IGNORE_INDEX
+from maskclip.images.sizes import scaled_size
 
 MEAN_COLOUR = (124, 116, 104)
-"""What lies beyond the image: ImageNet's mean, which is zero once a network has normalised it."""
+"""Padding: ImageNet's mean in 0..255, which networks normalise to about 0."""
 
 Box = tuple[int, int, int, int]
 
 
-def scaled_size(height: int, width: int, short: int | None, long: int | None, ratio: float) -> tuple[int, int]:
-    """Height and width of an image brought to within a short and a long side, both multiplied by `ratio`, its shape kept."""
-    scales = [side / of for side, of in ((short, min(height, width)), (long, max(height, width))) if side]
-    scale = ratio * min(scales, default=1.0)
-    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
-
-
 class RandomRescale(A.DualTransform):
-    """Resizes once, to `short` and `long` side times a ratio from a range: bilinear, nearest for labels."""
+    """Resize to a short and a long side times a random ratio: bilinear for images, nearest for labels."""
 
     def __init__(self, short: int | None, long: int | None, ratio: tuple[float, float]) -> None:
         super().__init__(p=1.0)
@@ -46,7 +42,7 @@ class RandomRescale(A.DualTransform):
 
 
 class VariedCrop(A.DualTransform):
-    """A crop of at most `size` (height, width) in which no label covers `most` of what is not ignored, else the last of ten."""
+    """Crop to at most `size` (height, width), such that no label covers a share `most` of the valid pixels; else the last of ten crops."""
 
     def __init__(self, size: tuple[int, int], most: float, ignore_index: int) -> None:
         super().__init__(p=1.0)
@@ -56,9 +52,9 @@ class VariedCrop(A.DualTransform):
         height, width = params["shape"][:2]
         box = self._box(height, width)
         mask = data["mask"] if data["mask"].ndim == 2 else data["mask"][..., 0]
-        hopeless = self.most >= 1 or mask.min() == mask.max()  # annotation-free: there is nothing to vary
-        for _ in range(0 if hopeless else 10):
-            if self._is_varied(self.apply(mask, box)):
+        single_label = mask.min() == mask.max()  # as in annotation-free training
+        for _ in range(0 if single_label or self.most >= 1 else 10):
+            if self.is_varied(self.apply(mask, box)):
                 break
             box = self._box(height, width)
         return {"box": box}
@@ -68,7 +64,7 @@ class VariedCrop(A.DualTransform):
         top, left = self.py_random.randint(0, max(0, height - rows)), self.py_random.randint(0, max(0, width - columns))
         return top, left, top + rows, left + columns
 
-    def _is_varied(self, labels: np.ndarray) -> bool:
+    def is_varied(self, labels: np.ndarray) -> bool:
         counts = np.bincount(labels[labels != self.ignore_index].ravel())
         counts = counts[counts > 0]
         return len(counts) > 1 and counts.max() < self.most * counts.sum()
@@ -79,31 +75,25 @@ class VariedCrop(A.DualTransform):
 
 
 class PhotometricDistortion(A.ImageOnlyTransform):
-    """Brightness, contrast, saturation and hue, each changed with probability 1/2, contrast before or behind the last two.
+    """Change brightness, contrast, saturation and hue, each with probability 1/2; contrast before or after saturation and hue.
 
-    `brightness` in grey levels, `contrast` and `saturation` as ranges of factors, `hue` in steps of two degrees.
+    Ranges of mmsegmentation's `PhotoMetricDistortion`: brightness in grey levels, contrast and saturation as factors, hue in
+    steps of two degrees.
     """
 
-    def __init__(
-        self,
-        brightness: float = 32,
-        contrast: tuple[float, float] = (0.5, 1.5),
-        saturation: tuple[float, float] = (0.5, 1.5),
-        hue: int = 18,
-    ) -> None:
+    def __init__(self) -> None:
         super().__init__(p=1.0)
-        self.brightness, self.contrast, self.saturation, self.hue = brightness, contrast, saturation, hue
 
     def get_params(self) -> dict[str, Any]:
-        draw = self.py_random
-        changes = {
-            "brightness": draw.uniform(-self.brightness, self.brightness),
-            "contrast": draw.uniform(*self.contrast),
-            "saturation": draw.uniform(*self.saturation),
-            "hue": draw.randint(-self.hue, self.hue - 1),
+        random = self.py_random
+        values = {
+            "brightness": random.uniform(-32, 32),
+            "contrast": random.uniform(0.5, 1.5),
+            "saturation": random.uniform(0.5, 1.5),
+            "hue": random.randint(-18, 17),
         }
-        on = {name: draw.random() < 0.5 for name in changes}
-        return {"contrast_first": draw.random() < 0.5, **{name: value if on[name] else None for name, value in changes.items()}}
+        applied = {name: random.random() < 0.5 for name in values}
+        return {"contrast_first": random.random() < 0.5, **{name: value if applied[name] else None for name, value in values.items()}}
 
     def apply(
         self,
@@ -126,7 +116,7 @@ class PhotometricDistortion(A.ImageOnlyTransform):
 
 
 def _linear(image: np.ndarray, factor: float, offset: float = 0) -> np.ndarray:
-    """factor * image + offset in uint8, clipped and cut off as the authors' code does."""
+    """factor * image + offset as uint8, clipped and truncated, as in the authors' code."""
     if factor == 1 and offset == 0:
         return image
     table = np.clip(np.arange(256, dtype=np.float32) * factor + offset, 0, 255).astype(np.uint8)
@@ -134,6 +124,7 @@ def _linear(image: np.ndarray, factor: float, offset: float = 0) -> np.ndarray:
 
 
 def _shift_hsv(image: np.ndarray, saturation: float, hue: int) -> np.ndarray:
+    """The image with its saturation multiplied and its hue shifted in steps of two degrees."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
     levels = np.arange(256, dtype=np.float32)
     tables = ((levels.astype(np.int32) + hue) % 180, np.clip(levels * saturation, 0, 255), levels)
@@ -142,12 +133,16 @@ def _shift_hsv(image: np.ndarray, saturation: float, hue: int) -> np.ndarray:
 
 
 class TrainTransform:
-    """Random scale, crop, flip and colours of an image with its mask; a function of the seed and the number of the draw.
+    """Random scale, crop, flip and colours for an image and its mask, a function of `seed` and the number of the draw.
 
-    The authors' recipe: the image is brought to `short` and `long` side (None: its own), both multiplied by a ratio
-    from `scale`, shape kept; a crop (the side of a square, or height and width) is taken in which no label covers more than `most` of what
-    is not ignored (ten tries); it is flipped in half of the cases; brightness, contrast, saturation and hue are changed
-    (`colour`); what lies beyond the image is the mean colour and ignored.
+    The authors' recipe, in order:
+
+    1. Scale the image to a `short` and a `long` side (None: its own size), times a random ratio from `scale`.
+    2. Crop it to `crop`, the side of a square or height and width. If a label covers `most` of the valid pixels or more, crop
+       again, up to ten times.
+    3. Flip it horizontally with probability `flip`.
+    4. With `colour`, change brightness, contrast, saturation and hue.
+    5. Pad it to `crop` with the mean colour, and the mask with `ignore_index`.
     """
 
     def __init__(
@@ -159,7 +154,7 @@ class TrainTransform:
         most: float = 0.75,
         flip: float = 0.5,
         colour: bool = True,
-        ignore_index: int = 255,
+        ignore_index: int = IGNORE_INDEX,
         seed: int = 0,
     ) -> None:
         sides = [crop, crop] if isinstance(crop, int) else crop
@@ -170,7 +165,7 @@ class TrainTransform:
             ("short", short, short is None or is_count(short), "pixels, at least 1, or null"),
             ("long", long, long is None or is_count(long), "pixels, at least 1, or null"),
             ("scale", scale, valid_scale, "a range such as [0.5,2.0]"),
-            ("most", most, is_number(most) and most > 0, "a share above 0; 1 switches it off"),
+            ("most", most, is_number(most) and most > 0, "a share above 0; 1 accepts every crop"),
             ("flip", flip, is_probability(flip), "a probability from 0 to 1"),
             ("colour", colour, isinstance(colour, bool), "true or false"),
         ):
@@ -187,10 +182,10 @@ class TrainTransform:
         self.seed = seed
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Image (H, W, 3) uint8 and mask (H, W), cropped; the same `number` gives the same crop in any process.
+        """The augmented image (H, W, 3) uint8 and mask (H, W). Equal numbers give equal results in every process.
 
-        Of several masks (H, W, K) the first decides which crops are varied.
+        If there are several masks (H, W, K), crops are chosen by the first one.
         """
-        self.steps.set_random_seed(int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0]))
+        self.steps.set_random_seed(augmentation_seed(self.seed, number))
         result = self.steps(image=image, mask=mask)
         return result["image"], result["mask"]

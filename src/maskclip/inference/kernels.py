@@ -13,7 +13,7 @@ from maskclip.errors import InputError
 from maskclip.inference.onednn import OneDNN
 
 PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""What features are computed in; None is the weights' own type."""
+"""The type that features are computed in; None for the type of the weights."""
 
 M = TypeVar("M", bound=torch.nn.Module)
 
@@ -21,8 +21,9 @@ M = TypeVar("M", bound=torch.nn.Module)
 def accelerate(model: M, compile: bool = False, channels_last: bool = False) -> M:
     """Return `model`, changed in place for faster execution.
 
-    `compile`: the first call compiles the model. On the CPU, compilation freezes the weights, so later changes to them have no
-    effect. `channels_last`: convolutions use the memory layout of tensor cores. Raises `InputError` if either is not a boolean.
+    `compile`: compile the model at its first call. On the CPU, compilation freezes the weights: later changes to them have no
+    effect. `channels_last`: use the memory layout of tensor cores for convolutions. Raises `InputError` if either is not a
+    boolean.
     """
     for name, value in (("compile", compile), ("channels_last", channels_last)):
         if not isinstance(value, bool):
@@ -38,7 +39,7 @@ def accelerate(model: M, compile: bool = False, channels_last: bool = False) -> 
 def forward_in(precision: str, device: torch.device, model: object = None) -> Iterator[None]:
     """Context for a forward pass of `model` on `device`: autocast to one of `PRECISIONS`.
 
-    On the CPU, oneDNN computes the matrix products of a model that is not compiled.
+    On the CPU, oneDNN computes the matrix products, unless the model is compiled (see `onednn.py`).
     """
     dtype = PRECISIONS[precision]
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""What is done with an image besides the model: sizes, windows, views, and how logits become labels. Plain data."""
+"""The evaluation protocol: how an image is scaled, cut into windows and flipped, and how logits become labels. Plain data."""
 
 from __future__ import annotations
 
@@ -9,34 +9,37 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from maskclip.errors import InputError, is_count, is_number, require
+from maskclip.errors import InputError, is_count, is_number, is_probability, require
+from maskclip.images.sizes import scaled_size
 from maskclip.inference.kernels import PRECISIONS
 
 Size = tuple[int, int]
 
 AUTOMATIC_WINDOW = 1024
-"""Pixels; for inputs of more than `max_pixels`, where the protocol has no windows of its own; less where that is still more."""
+"""Side in pixels of the windows for inputs of more than `max_pixels`, if the protocol has no windows of its own."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How an image is predicted. The defaults: whole, at its own size.
+    """How an image is predicted. The default is one forward pass at the image's own size.
 
-    The image is scaled, ratio kept, up or down until a side is as long as `short_side` or `long_side`; with both, the
-    smaller of the two scales counts (as "(2048, 512)" does in mmsegmentation). `scales` are several short sides in the place
-    of one, each limited by `long_side`; `flip` adds the mirror image of each. `window` and `stride`, in pixels of the scaled
-    image, cut it into square windows, the last ones shifted inwards; a side shorter than the window is taken whole.
-    Inputs of more than `max_pixels` are cut into windows anyway, of 1024 every 768, or smaller ones of so many pixels.
+    Scaling: the image is scaled up or down, with its aspect ratio kept, until a side is as long as `short_side` or
+    `long_side` (see `scaled_size`). `scales` is a list of short sides that replaces `short_side`, one view for each, limited by
+    `long_side`. `flip` adds a mirrored view for each scale.
 
-    Logits of overlapping windows are averaged; scales and mirror images too, or, with `average` "probabilities", their
-    softmax. `logit_scale` (what logits are multiplied by before a softmax over them; refinements inside the model keep
-    theirs) and `background_threshold` None are the model's. `area_threshold` takes away the classes other than class 0 that cover at
-    most this share of the image's foreground (see `Rule.area`), before the background threshold. `synonyms` says how a
-    class with several words is scored: "best", by its best word on the coarse grid, or "probability", by its most probable
-    word at full size, the softmax going over all words (the SCLIP lineage).
+    Windows: `window` and `stride`, in pixels of the scaled image, cut it into square windows; the last ones are shifted
+    inwards. A side shorter than the window is not cut. Inputs of more than `max_pixels` are always cut: by default into
+    windows of 1024 pixels every 768, or smaller ones of at most `max_pixels`.
 
-    `precision` of the network: "fp32", or features in "bf16" or "fp16"; it holds whatever the trainer's is. `batch` is how
-    many views of one size go through the network together. Raises `InputError` for what does not fit.
+    Labels: logits of overlapping windows are averaged. Logits of scales and flips are averaged too, or with
+    `average="probabilities"` their softmax. `logit_scale`: temperature of the final softmax; refinements inside the model are
+    not affected. `background_threshold`: pixels whose best class is less probable become background. `None` uses the model's
+    value for either. `area_threshold` removes classes that cover at most this share of the image's foreground (see `Rule.area`),
+    before the background threshold. `synonyms`: the score of a class with several words is that of its best word on the
+    coarse grid ("best"), or of its most probable word at full size, with a softmax over all words ("probability", as in SCLIP).
+
+    Speed: `precision` of the network, "fp32", "bf16" or "fp16"; it overrides the trainer's. `batch`: number of windows in one
+    forward pass. Raises `InputError` for invalid values.
     """
 
     short_side: int | None = None
@@ -58,42 +61,42 @@ class Protocol:
         if self.scales is not None:
             if isinstance(self.scales, (str, int)) or not self.scales:
                 raise InputError(
-                    f"protocol.scales={self.scales!r}: give a list of short sides, such as 'protocol.scales=[224,336,520]', or null for one"
+                    f"protocol.scales={self.scales!r}: give a list of short sides, such as 'protocol.scales=[224,336,520]', or null"
                 )
-            object.__setattr__(self, "scales", tuple(self.scales))  # a list of a config or a checkpoint, too
+            object.__setattr__(self, "scales", tuple(self.scales))  # configs and checkpoints have lists
             if self.short_side is not None:
-                raise InputError(f"protocol.scales={list(self.scales)} and protocol.short_side={self.short_side}: give one of the two")
+                raise InputError(f"protocol.scales={list(self.scales)} and protocol.short_side={self.short_side}: set only one of them")
         self._check_numbers()
-        self._write_alike()
+        self._normalise()
         choices = {"average": ("logits", "probabilities"), "synonyms": ("best", "probability"), "precision": tuple(PRECISIONS)}
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise InputError(f"protocol.{name}={getattr(self, name)}: choose {' or '.join(known)}")
+        for name, values in choices.items():
+            if getattr(self, name) not in values:
+                raise InputError(f"protocol.{name}={getattr(self, name)}: choose {' or '.join(values)}")
         if (self.window is None) != (self.stride is None):
-            raise InputError(f"protocol.window={self.window} protocol.stride={self.stride}: give both, or null for both")
+            raise InputError(f"protocol.window={self.window} protocol.stride={self.stride}: set both, or null for both")
         if self.window is not None and self.stride is not None and self.stride > self.window:
-            raise InputError(f"protocol.stride={self.stride} is more than protocol.window={self.window}: there would be gaps")
+            raise InputError(f"protocol.stride={self.stride} is larger than protocol.window={self.window}: windows would leave gaps")
 
     def _check_numbers(self) -> None:
         for name in ("short_side", "long_side", "window", "stride"):
             if getattr(self, name) is not None and not is_count(getattr(self, name)):
-                raise InputError(f"protocol.{name}={getattr(self, name)}: give pixels, at least 1, or null for none")
+                raise InputError(f"protocol.{name}={getattr(self, name)}: expected pixels, at least 1, or null")
         for name in ("batch", "max_pixels"):
             if not is_count(getattr(self, name)):
-                raise InputError(f"protocol.{name}={getattr(self, name)}: give a number, at least 1")
-        if strangers := [side for side in self.scales or () if not is_count(side)]:
-            raise InputError(f"protocol.scales has {strangers[0]!r}: give pixels, at least 1")
+                raise InputError(f"protocol.{name}={getattr(self, name)}: expected a whole number, at least 1")
+        if invalid := [side for side in self.scales or () if not is_count(side)]:
+            raise InputError(f"protocol.scales contains {invalid[0]!r}: expected pixels, at least 1")
         require(isinstance(self.flip, bool), "protocol.flip", self.flip, "true or false")
         if self.logit_scale is not None and not (is_number(self.logit_scale) and self.logit_scale > 0):
-            raise InputError(f"protocol.logit_scale={self.logit_scale}: give a number above 0, or null for the model's")
+            raise InputError(f"protocol.logit_scale={self.logit_scale}: expected a number above 0, or null for the model's value")
         threshold, area = self.background_threshold, self.area_threshold
-        if threshold is not None and not (is_number(threshold) and 0 <= threshold <= 1):
-            raise InputError(f"protocol.background_threshold={threshold} is not a probability between 0 and 1 (null: the model's)")
-        if area is not None and not (is_number(area) and 0 <= area <= 1):
-            raise InputError(f"protocol.area_threshold={area} is not a share between 0 and 1 (null: no class is removed)")
+        if threshold is not None and not is_probability(threshold):
+            raise InputError(f"protocol.background_threshold={threshold}: expected a number from 0 to 1, or null for the model's value")
+        if area is not None and not is_probability(area):
+            raise InputError(f"protocol.area_threshold={area}: expected a number from 0 to 1, or null to keep all classes")
 
-    def _write_alike(self) -> None:
-        """One of two ways to say the same, so that what does the same is equal and has one hash."""
+    def _normalise(self) -> None:
+        """Make equivalent settings equal, so that they have the same hash."""
         for name in ("logit_scale", "background_threshold", "area_threshold"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, float(getattr(self, name)))
@@ -102,19 +105,11 @@ class Protocol:
             object.__setattr__(self, "scales", None)
 
     def input_sizes(self, height: int, width: int) -> list[Size]:
-        """Height and width at which an image of this height and width is seen: one, or one of each of `scales`."""
-        return [self._input_size(height, width, side) for side in self.scales or (self.short_side,)]
-
-    def _input_size(self, height: int, width: int, short_side: int | None) -> Size:
-        wanted = [(short_side, min(height, width)), (self.long_side, max(height, width))]
-        scales = [side / of for side, of in wanted if side is not None]
-        if not scales:
-            return height, width
-        scale = min(scales)
-        return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+        """Height and width of the network's input for an image of this size: one pair, or one for each of `scales`."""
+        return [scaled_size(height, width, side, self.long_side) for side in self.scales or (self.short_side,)]
 
     def windows(self, height: int, width: int) -> tuple[int, int] | None:
-        """Window and stride for an input of this size; None: it goes in whole."""
+        """Window and stride in pixels for an input of this size; None if it is not cut."""
         if self.window is not None and self.stride is not None:
             return self.window, self.stride
         if height * width <= self.max_pixels:
@@ -124,7 +119,7 @@ class Protocol:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The value of every field that changes results: all fields but `batch`.
+        """The values of all fields that affect results: all but `batch`.
 
         Defaults are included, so that a record of a run keeps its meaning when a default changes.
         """
@@ -132,8 +127,9 @@ class Protocol:
 
     @property
     def hash(self) -> str:
-        """Twelve hexadecimal digits, equal for two protocols with the same `settings` (the start of their SHA-256)."""
+        """Twelve hexadecimal digits of the SHA-256 of `settings`, equal for equal settings."""
         return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
 NATIVE = Protocol()
+"""One forward pass at the image's own size."""

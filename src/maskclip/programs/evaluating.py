@@ -22,8 +22,8 @@ from maskclip.evaluation.scores import scores
 from maskclip.evaluation.tables import class_table, table
 from maskclip.files import write_bytes, write_json
 from maskclip.inference.kernels import accelerate
-from maskclip.inference.predict import Segmenter
 from maskclip.inference.protocol import Protocol
+from maskclip.inference.segmenter import Segmenter
 from maskclip.programs.common import Card, build, build_trainer, check_precision, check_run, plain, recorded, words_of, words_table
 from maskclip.programs.logs import log_scores, run_logger
 from maskclip.tasks import Evaluation
@@ -48,7 +48,7 @@ def evaluate(cfg: DictConfig) -> float:
     data: SegmentationData = build(cfg.data, classes=vocabulary)
     if data.pattern("masks", data.split) is None:
         raise InputError("there is nothing to score without masks (data.masks); src/segment.py writes label maps")
-    data.dataset(data.split).with_options(**data.spoiled)  # raises an error for a missing data set before the model is loaded
+    data.dataset(data.split).with_options(**data.corruption_options)  # raises an error for a missing data set before the model is loaded
     model = accelerate(build(cfg.model, classes=vocabulary), **plain(cfg.inference))
     output = Path(cfg.paths.output)
     with run_logger(cfg) as logger:

@@ -8,8 +8,9 @@ from torchmetrics import SumMetric
 
 from maskclip.data.dataset import Sample
 from maskclip.evaluation.scores import Confusion
-from maskclip.inference.predict import Segmenter, predict
+from maskclip.inference.predict import predict
 from maskclip.inference.protocol import Protocol
+from maskclip.inference.segmenter import Segmenter
 
 
 class Evaluation(pl.LightningModule):

@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader
 
 from maskclip.errors import InputError, is_count
 from maskclip.inference.labels import Prediction
-from maskclip.inference.predict import Segmenter, check_features, predict, rule_of
+from maskclip.inference.predict import check_features, predict, rule_of
 from maskclip.inference.protocol import Protocol
+from maskclip.inference.segmenter import Segmenter
 from maskclip.segmenting.inputs import Picture
 from maskclip.segmenting.loading import Loaded, make_loader
 from maskclip.segmenting.outputs import Outputs

@@ -1,1 +1,1 @@
-"""The synthetic world that ships with the project: patterns, scenes and the data set made of them."""
+"""The synthetic data set that ships with the project: patterns, scenes and files."""

@@ -1,4 +1,4 @@
-"""The textures world as a data set on disk, in the layout of Pascal VOC: JPEGs, palette PNG masks and split files."""
+"""The textures data set on disk, in the layout of Pascal VOC: JPEGs, palette PNG masks and split files."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from maskclip.images.writing import write_atomically, write_mask
 from maskclip.textures.scenes import draw_scene
 
 SIDES = (80, 96, 112, 128)
-"""Heights and widths that images have; every pair occurs."""
+"""Heights and widths of images; every combination occurs."""
 
 
 def write_textures(root: Path, palette: Sequence[Sequence[int]], train: int = 400, val: int = 100, seed: int = 0) -> dict[str, int]:
-    """Draw `train` + `val` scenes below `root`; returns the number of images of each split.
+    """Draw `train` + `val` scenes below `root` and return the number of images in each split.
 
-    Image i of a split depends on the seed, the split and i only. The split files come last, so a root that was cut
-    short is not taken for a finished one.
+    Image i of a split depends on the seed, the split and i only. Split files are written last: without them, the data set is
+    incomplete.
     """
     counts = {"train": train, "val": val}
     folder = root / "ImageSets" / "Segmentation"
@@ -29,9 +29,9 @@ def write_textures(root: Path, palette: Sequence[Sequence[int]], train: int = 40
         (folder / f"{split}.txt").unlink(missing_ok=True)
     bar = tqdm(total=train + val, unit="image", desc="drawing textures")
     names: dict[str, list[str]] = {split: [] for split in counts}
-    for part, (split, count) in enumerate(counts.items()):
+    for number, (split, count) in enumerate(counts.items()):
         for index in range(count):
-            rng = np.random.default_rng([seed, part, index])
+            rng = np.random.default_rng([seed, number, index])
             scene = draw_scene(rng, (int(rng.choice(SIDES)), int(rng.choice(SIDES))))
             name = f"{split}_{index:05d}"
             write_atomically(Image.fromarray(scene.image), root / "JPEGImages" / f"{name}.jpg", quality=95)
@@ -39,6 +39,6 @@ def write_textures(root: Path, palette: Sequence[Sequence[int]], train: int = 40
             names[split].append(name)
             bar.update()
     bar.close()
-    for split, listed in names.items():
-        write_text(folder / f"{split}.txt", "\n".join(listed) + "\n")
+    for split, split_names in names.items():
+        write_text(folder / f"{split}.txt", "\n".join(split_names) + "\n")
     return counts

@@ -1,8 +1,8 @@
-"""Procedural patterns: what each texture of the textures world looks like.
+"""Procedural patterns, one for each class of the textures data set.
 
-A pattern is a function of a random generator and an image shape that returns a field: float32, (H, W), values in 0..1.
-`textures.py` turns fields into colours, cuts them into regions and writes captions. Orientation, scale, phase and
-distortion are drawn anew on every call, so that a class is a structure and never a particular picture.
+A pattern is a function of a random generator and an image shape (height, width). It returns a field (H, W), float32 in
+0..1, which `scenes.py` colours and cuts into regions. Orientation, scale, phase and distortion are random in every call, so that
+a class is defined by its structure only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TURN = 2 * np.pi
 
 
 def noise(rng: np.random.Generator, shape: Shape, cell_y: float, cell_x: float | None = None) -> Field:
-    """Smooth value noise, (H, W) in 0..1, whose features are about `cell_y` x `cell_x` pixels large."""
+    """Smooth value noise (H, W) in 0..1 with features of about `cell_y` x `cell_x` pixels."""
     cell_x = cell_y if cell_x is None else cell_x
     rows, columns = int(shape[0] / cell_y) + 3, int(shape[1] / cell_x) + 3
     grid = rng.random((rows, columns), dtype=np.float32)
@@ -34,9 +34,9 @@ def noise(rng: np.random.Generator, shape: Shape, cell_y: float, cell_x: float |
 def axes(
     rng: np.random.Generator, shape: Shape, period: tuple[float, float], tilt: float = np.pi, warp: float = 0.0
 ) -> tuple[Field, Field]:
-    """Coordinates u, v, each (H, W), in units of a random period in pixels, turned by up to +-`tilt` radians.
+    """Coordinates u and v, each (H, W), in units of a random period in pixels, rotated by up to `tilt` radians either way.
 
-    `warp` bends them by up to about that many periods over a distance of a few periods.
+    `warp` bends them by up to about that many periods, over a distance of a few periods.
     """
     length, angle = rng.uniform(*period), rng.uniform(-tilt, tilt)
     cosine, sine = np.float32(np.cos(angle) / length), np.float32(np.sin(angle) / length)
@@ -51,7 +51,7 @@ def axes(
 
 
 def ramp(field: Field, sharpness: float) -> Field:
-    """A soft step at zero: 0 well below it, 1 well above it."""
+    """A soft step: 0 far below zero, 1 far above."""
     return np.clip(0.5 + sharpness * field, 0, 1).astype(np.float32)
 
 
@@ -68,7 +68,7 @@ def checks(rng: np.random.Generator, shape: Shape) -> Field:
 
 
 def rings(rng: np.random.Generator, shape: Shape) -> Field:
-    """Target: concentric rings around many centres, so that every piece of it is visibly curved."""
+    """Target: concentric rings around many centres, so that every part is visibly curved."""
     u, v = axes(rng, shape, (26, 36))
     radius = np.hypot(u - np.round(u), v - np.round(v))
     return ramp(np.cos(TURN * rng.uniform(2.7, 3.4) * radius), 1.6)
@@ -92,7 +92,7 @@ def rosettes(rng: np.random.Generator, shape: Shape) -> Field:
 
 
 def veins(rng: np.random.Generator, shape: Shape) -> Field:
-    """Leaf: a midrib from which side veins leave in pairs, like a herringbone."""
+    """Leaf: a midrib with pairs of side veins, like a herringbone."""
     u, v = axes(rng, shape, (6, 9), warp=0.3)
     width = rng.uniform(3.2, 4.5)
     across = np.abs(v / width - np.round(v / width)) * width
@@ -101,7 +101,7 @@ def veins(rng: np.random.Generator, shape: Shape) -> Field:
 
 
 def flames(rng: np.random.Generator, shape: Shape) -> Field:
-    """Fire: tongues stretched along one direction, torn by a warp."""
+    """Fire: tongues stretched in one direction and warped."""
     u, v = axes(rng, shape, (8, 13), tilt=0.5, warp=1.6)
     tongues = 0.5 + 0.5 * np.sin(TURN * (u + 0.35 * np.sin(TURN * 0.45 * v)))
     return np.clip(0.62 * tongues + 0.75 * noise(rng, shape, 14, 7) - 0.2, 0, 1).astype(np.float32)
@@ -116,7 +116,7 @@ def cells(rng: np.random.Generator, shape: Shape) -> Field:
 
 
 def bricks(rng: np.random.Generator, shape: Shape) -> Field:
-    """Brick wall: courses of bricks, each shifted by half a brick, with mortar between them."""
+    """Brick wall: rows of bricks, each shifted by half a brick, with mortar between them."""
     u, v = axes(rng, shape, (7, 10), tilt=0.25)
     row = np.floor(v)
     along = 0.5 * u + 0.5 * (row % 2)
@@ -137,18 +137,18 @@ def blades(rng: np.random.Generator, shape: Shape) -> Field:
 
 
 def clouds(rng: np.random.Generator, shape: Shape) -> Field:
-    """Sky: soft clouds, larger than anything else in the world."""
+    """Sky: soft clouds, larger than the features of all other patterns."""
     large = noise(rng, shape, 22, 40) + 0.35 * noise(rng, shape, 11, 20)
     return np.clip(2.2 * (large - rng.uniform(0.5, 0.75)), 0, 1)
 
 
 def grains(rng: np.random.Generator, shape: Shape) -> Field:
-    """Sand: grain of one pixel over faint dunes."""
+    """Sand: grains of one pixel over faint dunes."""
     return np.clip(0.7 * rng.random(shape, dtype=np.float32) + 0.4 * noise(rng, shape, 12, 30) - 0.05, 0, 1)
 
 
 def waves(rng: np.random.Generator, shape: Shape) -> Field:
-    """Water: flat waves with glints, nearly level."""
+    """Water: flat, nearly horizontal waves with glints."""
     _, v = axes(rng, shape, (6, 9), tilt=0.2, warp=1.5)
     swell = 0.5 + 0.5 * np.sin(TURN * v)
     return np.clip(swell * swell * (0.55 + 0.8 * noise(rng, shape, 4, 12)), 0, 1)

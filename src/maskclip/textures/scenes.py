@@ -1,8 +1,9 @@
-"""The textures world: small scenes with exact masks and captions, drawn from a seed.
+"""Synthetic scenes with exact masks and captions, drawn from a seed.
 
-It exists so that the demo, the tests and the tiny CLIP need no download. A scene has one or two *stuff* regions and up
-to three *thing* blobs; every region shows the texture of its class. Colours are jittered and shared between classes
-(zebra and chessboard, grass and leaf, sky and water...), so no single pixel gives a class away.
+The demo, the tests and the tiny CLIP use them, so that nothing needs to be downloaded. A scene has one or two *stuff*
+regions and one to three *thing* blobs, and every region shows the texture of its class. Colours are jittered and shared
+between classes (zebra and chessboard, grass and leaf, sky and water, ...), so that no class can be recognised by the colour
+of a pixel.
 """
 
 from __future__ import annotations
@@ -14,22 +15,21 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from maskclip.functional import IGNORE_INDEX
 from maskclip.textures import patterns
 from maskclip.textures.patterns import Pattern, Shape
 
-IGNORE_INDEX = 255
-
 CAPTIONS = ("a photo of {}.", "a picture of {}.", "an image with {}.", "there is {} in the scene.", "{}.")
-"""Sentences of the captions; {} is a list of things such as "a zebra, the sky and a leaf"."""
+"""Templates of captions; {} is a list of classes, such as "a zebra, the sky and a leaf"."""
 
 Colour = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class Texture:
-    """A class of the world: its name, how its pattern is drawn, and the colours that the pattern runs through.
+    """A class: its name, its pattern and its colours, each a hue (degrees), saturation and value, from pattern value 0 to 1.
 
-    `colours` are hue (degrees), saturation and value from field 0 to field 1. `words` are the names that captions use.
+    `thing`: whether the class is a thing or stuff. `synonym`: another name, which captions use too.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Texture:
 
     @property
     def words(self) -> tuple[str, ...]:
+        """The names of the class in captions."""
         return (self.name, self.synonym) if self.synonym else (self.name,)
 
 
@@ -62,7 +63,7 @@ CLASSES: tuple[Texture, ...] = (
 
 @dataclass(frozen=True)
 class ColourJitter:
-    """How far colours stray: deviation of the hue (degrees), share of regions of any hue at all, factors of saturation and value."""
+    """Random colours: standard deviation of the hue (degrees), share of regions with any hue, factors of saturation and value."""
 
     hue: float
     any_hue: float
@@ -71,28 +72,28 @@ class ColourJitter:
 
 
 JITTER = ColourJitter(16.0, 0.1, (0.6, 1.3), (0.8, 1.15))
-"""The colours of the world: no class has its own."""
+"""The jitter of the data set: classes overlap in colour."""
 
 GENTLE_JITTER = ColourJitter(10.0, 0.03, (0.75, 1.2), (0.85, 1.1))
-"""Colours that stray less, for a learner's first steps."""
+"""Weaker jitter for the first steps of training the tiny CLIP."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One drawn image: `image` (H, W, 3) uint8 RGB, `mask` (H, W) uint8 class indices with 255 on outlines of things."""
+    """A drawn `image` (H, W, 3) uint8 RGB and its `mask` (H, W) uint8 of class indices; outlines of things are ignored (255)."""
 
     image: np.ndarray
     mask: np.ndarray
 
     @property
     def visible(self) -> list[int]:
-        """Indices of the classes that cover at least one pixel in a hundred, ascending."""
+        """Indices of the classes that cover at least 1 % of the pixels, ascending."""
         counts = np.bincount(self.mask.ravel(), minlength=IGNORE_INDEX + 1)[: len(CLASSES)]
         return [int(i) for i in np.flatnonzero(counts >= 0.01 * self.mask.size)]
 
 
 def paint(rng: np.random.Generator, texture: Texture, shape: Shape, jitter: ColourJitter = JITTER) -> np.ndarray:
-    """A whole picture of one texture, (H, W, 3) float32 in 0..1, with jittered colours."""
+    """An image (H, W, 3) of one texture, float32 in 0..1, with jittered colours."""
     field = texture.pattern(rng, shape)
     shift = rng.normal(0, jitter.hue) if rng.random() > jitter.any_hue else rng.uniform(-180, 180)
     saturation, value = rng.uniform(*jitter.saturation), rng.uniform(*jitter.value)
@@ -126,7 +127,7 @@ def _blob(rng: np.random.Generator, shape: Shape, radius: float) -> np.ndarray:
 
 
 def _backdrop(rng: np.random.Generator, shape: Shape, stuffs: list[int]) -> np.ndarray:
-    """One or two stuff regions that fill the image, (H, W) uint8 class indices; two meet at a wavy horizon."""
+    """Class indices (H, W) uint8 of one or two stuff regions that fill the image; two regions meet at a wavy horizon."""
     mask = np.full(shape, stuffs[0], dtype=np.uint8)
     if len(stuffs) == 2:
         x = np.arange(shape[1])
@@ -138,7 +139,7 @@ def _backdrop(rng: np.random.Generator, shape: Shape, stuffs: list[int]) -> np.n
 
 
 def _light(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """The picture under a light that falls off to one side, with a colour cast and sensor noise, as uint8."""
+    """The image (H, W, 3) uint8 with brightness that decreases to one side, a colour cast and sensor noise."""
     y = np.linspace(-1, 1, image.shape[0], dtype=np.float32)[:, None]
     x = np.linspace(-1, 1, image.shape[1], dtype=np.float32)
     angle = rng.uniform(0, patterns.TURN)
@@ -151,7 +152,7 @@ def _light(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
 
 
 def draw_scene(rng: np.random.Generator, shape: Shape, jitter: ColourJitter = JITTER) -> Scene:
-    """A scene of one or two stuffs and one to three things; (H, W) = `shape`."""
+    """A scene of height and width `shape` with one or two stuff classes and one to three things."""
     stuff_ids = [i for i, texture in enumerate(CLASSES) if not texture.thing]
     thing_ids = [i for i, texture in enumerate(CLASSES) if texture.thing]
     stuffs = [int(i) for i in rng.choice(stuff_ids, size=1 + int(rng.random() < 0.5), replace=False)]
@@ -172,14 +173,14 @@ def draw_scene(rng: np.random.Generator, shape: Shape, jitter: ColourJitter = JI
 
 
 def draw_close_up(rng: np.random.Generator, shape: Shape, jitter: ColourJitter = JITTER) -> Scene:
-    """A picture filled by a single texture."""
+    """A scene that is filled by a single texture."""
     index = int(rng.integers(len(CLASSES)))
     image = _light(rng, paint(rng, CLASSES[index], shape, jitter))
     return Scene(image, np.full(shape, index, dtype=np.uint8))
 
 
 def caption(rng: np.random.Generator, classes: list[int], omit: float = 0.15) -> str:
-    """A sentence that names the given classes in random order; with probability `omit` one of several is left out."""
+    """A sentence that names `classes` (indices) in random order; with probability `omit` it leaves out one of several."""
     order = [int(i) for i in rng.permutation(classes)]
     if len(order) > 1 and rng.random() < omit:
         order.pop()
@@ -193,7 +194,7 @@ def caption(rng: np.random.Generator, classes: list[int], omit: float = 0.15) ->
 
 
 def stream(seed: int | list[int], shape: Shape, close_ups: float = 0.3, jitter: ColourJitter = JITTER) -> Iterator[tuple[np.ndarray, str]]:
-    """Captioned images without end: (H, W, 3) uint8 and a sentence. The same seed gives the same stream."""
+    """Endless captioned images, (H, W, 3) uint8 with a sentence; equal seeds give equal streams. `close_ups`: share of single textures."""
     rng = np.random.default_rng(seed)
     while True:
         draw = draw_close_up if rng.random() < close_ups else draw_scene
