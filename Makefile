@@ -21,7 +21,7 @@ demo: $(READY)  ## the whole method on a tiny CLIP and a drawn data set: a table
 	$(BIN)/python scripts/demo.py
 
 test: $(READY)  ## the fast tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-all: $(READY)  ## all tests
 	$(BIN)/python -m pytest -m 'not network'
