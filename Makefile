@@ -6,7 +6,7 @@ RESOLUTION ?= highest
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install demo test test-all lint types check docs docs-serve format bench clean
+.PHONY: help install demo test test-all test-gpu test-network lint types check docs docs-serve format bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -28,10 +28,16 @@ demo: $(READY)  ## run the whole method on the shipped CLIP and synthetic scenes
 	$(BIN)/python scripts/demo.py
 
 test: $(READY)  ## run the fast tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-all: $(READY)  ## run all tests, slow ones included
-	$(BIN)/python -m pytest -m 'slow or not slow'
+	$(BIN)/python -m pytest -m 'not network'
+
+test-gpu: $(READY)  ## run the tests of a GPU
+	$(BIN)/python -m pytest -m gpu -rs
+
+test-network: $(READY)  ## run the tests that download weights or read a data set of the paper
+	HF_HUB_OFFLINE=0 $(BIN)/python -m pytest -m network -rs
 
 lint: $(READY)  ## run ruff and check the format
 	$(BIN)/ruff check .

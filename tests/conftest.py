@@ -1,12 +1,18 @@
-"""What tests share: small CLIPs with random weights, the shipped tiny CLIP, a small textures data set, composed configs."""
+"""Shared fixtures: small CLIPs, the shipped tiny CLIP, a small textures data set, converted releases, composed configs.
+
+Slow objects are built once for the whole run. `tiny`, `compose_cfg` and `prepared` return copies, which a test may change.
+`textures_root` and `release_root` return shared folders, which a test must not change.
+"""
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable
 from pathlib import Path
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # no test may wait for the network
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test waits for the network; `make test-network` sets 0
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are small; cores are for pytest-xdist and the programs of tests
 
 import open_clip
 import pytest
@@ -21,7 +27,6 @@ from maskclip.programs.config import plain
 from maskclip.textures.dataset import write_textures
 
 ROOT = Path(__file__).resolve().parent.parent
-torch.set_num_threads(2)
 
 
 def small_clip(tower: str) -> CLIP:
@@ -56,13 +61,19 @@ def resnet() -> CLIP:
     return small_clip("resnet")
 
 
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Give every test the same random numbers, whichever tests run before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def compose_cfg() -> Callable[..., DictConfig]:
-    """`compose_cfg("eval", "model=maskclip_textures", ...)`: the config that the program would see."""
+    """`compose_cfg("eval", "model=maskclip_textures", ...)`: the config of a program."""
     return composed
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def texture_classes(compose_cfg: Callable[..., DictConfig]) -> Vocabulary:
     return Vocabulary(**plain(compose_cfg("eval", "data=textures").classes))
 
@@ -75,21 +86,39 @@ def textures_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def tiny(texture_classes: Vocabulary) -> MaskCLIP:
-    """MaskCLIP on the CLIP that ships with the project."""
+@pytest.fixture(scope="session")
+def shipped_tiny(texture_classes: Vocabulary) -> MaskCLIP:
+    """The model that `tiny` copies, for fixtures of modules. Do not change it."""
     return MaskCLIP.build(texture_classes, "maskclip-tiny", "textures", templates="simple", cache=None)
 
 
 @pytest.fixture
+def tiny(shipped_tiny: MaskCLIP) -> MaskCLIP:
+    """MaskCLIP on the CLIP that ships with the project."""
+    return copy.deepcopy(shipped_tiny)
+
+
+@pytest.fixture
 def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """`prepared("voc")`: the folder of data sets, with that release unpacked and converted."""
+    """`prepared("voc")`: a new folder of data sets with this release, converted by `scripts/prepare_voc.py`."""
+    return lambda name, *arguments: convert(name, tmp_path, monkeypatch, *arguments)
 
-    def run(name: str, *arguments: str) -> Path:
-        archives, root = tmp_path / "archives", tmp_path / "data"
-        archives.mkdir(exist_ok=True)
-        WRITERS[name](archives)
-        prepare(monkeypatch, name, root, f"--from={archives}", *arguments)
-        return root
 
-    return run
+@pytest.fixture(scope="session")
+def release_root(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`release_root("voc")`: as `prepared`, converted once for all tests that only read it."""
+
+    @cache
+    def converted(name: str) -> Path:
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            return convert(name, tmp_path_factory.mktemp(name), monkeypatch)
+
+    return converted
+
+
+def convert(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Path:
+    archives, root = folder / "archives", folder / "data"
+    archives.mkdir(exist_ok=True)
+    WRITERS[name](archives)
+    prepare(monkeypatch, name, root, f"--from={archives}", *arguments)
+    return root

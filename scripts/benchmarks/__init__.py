@@ -1,1 +1,1 @@
-"""The measurements behind scripts/benchmark.py."""
+"""The benchmarks of scripts/benchmark.py."""

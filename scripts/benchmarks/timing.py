@@ -1,4 +1,4 @@
-"""Timing: turns of several ways in one process, medians, and what a machine can do."""
+"""Timing of calls that take turns, medians, and the growth of memory."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ RESIDENT = Path("/proc/self/statm")
 
 
 def seconds(call: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one call, including the work that it queues on a GPU."""
     start = time.perf_counter()
     call()
     if device.type == "cuda":
@@ -24,20 +25,32 @@ def seconds(call: Callable[[], object], device: torch.device) -> float:
 
 
 def median_seconds(call: Callable[[], object], runs: int, device: torch.device) -> float:
-    """Of one call, after one that is not counted."""
+    """Median seconds of `runs` calls, after one for warming up."""
     return statistics.median([seconds(call, device) for _ in range(runs + 1)][1:])
 
 
-def take_turns(one: Callable[[], object], other: Callable[[], object], runs: int, device: torch.device) -> list[tuple[float, float]]:
-    """Seconds of both in each turn; a first turn is not counted."""
-    return [(seconds(one, device), seconds(other, device)) for _ in range(runs + 1)][1:]
+def take_turns(first: Callable[[], object], second: Callable[[], object], runs: int, device: torch.device) -> list[tuple[float, float]]:
+    """Seconds of both calls in each of `runs` turns, after one turn for warming up."""
+    return [(seconds(first, device), seconds(second, device)) for _ in range(runs + 1)][1:]
+
+
+def milliseconds(call: Callable[[int], object], runs: int) -> float:
+    """Milliseconds of one call: the median over `runs` rounds of 40 calls with the arguments 0, 1, 2 ..."""
+    call(0)
+    rounds = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        for number in range(40):
+            call(number)
+        rounds.append((time.perf_counter() - start) / 40)
+    return 1000 * statistics.median(rounds)
 
 
 def growth(call: Callable[[], object], device: torch.device) -> float | None:
-    """By how many GB the memory in use grows at most during a call: torch's on a GPU, else this process's, looked at every millisecond.
+    """The most memory in GB that a call adds: what torch allocates on a GPU, else this process, sampled every millisecond.
 
-    None where the system does not say what a process has in use (/proc of Linux). What earlier calls freed goes back to the system
-    first: a call that takes it again would seem to need nothing.
+    None on systems without /proc. Memory that earlier calls freed is returned to the system first; otherwise a call could
+    reuse it and would seem to need nothing.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -47,12 +60,12 @@ def growth(call: Callable[[], object], device: torch.device) -> float | None:
     if not RESIDENT.is_file():
         return None
     _trim()
-    before, most, done = _resident(), 0, threading.Event()
+    before, peak, done = _resident(), 0, threading.Event()
 
     def watch() -> None:
-        nonlocal most
+        nonlocal peak
         while not done.wait(0.001):
-            most = max(most, _resident())
+            peak = max(peak, _resident())
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -61,7 +74,7 @@ def growth(call: Callable[[], object], device: torch.device) -> float | None:
     finally:
         done.set()
         watcher.join()
-    return max(most - before, 0) / 1e9
+    return max(peak - before, 0) / 1e9
 
 
 def _resident() -> int:
@@ -69,18 +82,6 @@ def _resident() -> int:
 
 
 def _trim() -> None:
-    """Give freed memory back to the system, where the C library is one that keeps it and can (glibc)."""
+    """Return freed memory to the system. Only glibc has this function."""
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)
-
-
-def milliseconds(call: Callable[[int], object], runs: int) -> float:
-    """Of one call, the median of `runs` rounds of 40 calls, which get the numbers 0, 1, 2 ..."""
-    call(0)
-    rounds = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        for number in range(40):
-            call(number)
-        rounds.append((time.perf_counter() - start) / 40)
-    return 1000 * statistics.median(rounds)

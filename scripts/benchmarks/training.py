@@ -1,4 +1,4 @@
-"""What a step of MaskCLIP+ is spent on, at the size of an experiment, on random weights and pixels."""
+"""Time of the parts of a guided MaskCLIP+ step, at the size of an experiment, on random weights and pixels."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from maskclip.evaluation.cards import device_name
 from maskclip.files import CHECKOUT
 from maskclip.functional import UNLABELLED, upsample_logits
 from maskclip.inference.kernels import PRECISIONS
+from maskclip.models.maskclip import MaskCLIP
 from maskclip.programs.config import build, plain, words_of
 from maskclip.tasks import MaskCLIPPlus
 from maskclip.tasks.callbacks import peak_memory
@@ -26,46 +27,45 @@ RANDOM = ("teacher.pretrained=null", "teacher.templates=simple", "teacher.cache=
 
 
 class Step:
-    """The parts of a guided training step, one after the other, as `MaskCLIPPlus.training_step` runs them."""
+    """The parts of a guided training step, in the order of `MaskCLIPPlus.training_step`."""
 
-    def __init__(self, task: MaskCLIPPlus, image: Tensor, given: Tensor, dtype: torch.dtype | None) -> None:
-        self.task, self.image, self.given, self.dtype = task, image, given, dtype
-        self.size = (image.shape[-2], image.shape[-1])
+    def __init__(self, task: MaskCLIPPlus, teacher: MaskCLIP, image: Tensor, dtype: torch.dtype | None) -> None:
+        self.task, self.teacher, self.image, self.dtype = task, teacher, image, dtype
+        self.unlabelled = torch.full((len(image), *image.shape[-2:]), UNLABELLED, device=image.device)
         self.optimizer = torch.optim.SGD(task.student.parameters(), 1e-3, momentum=0.9)
-        self.features = self.logits = self.labels = self.loss = torch.empty(0)
+        self.grid_logits = self.labels = self.loss = torch.empty(0)
 
-    def cast(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
         return torch.autocast(self.image.device.type, self.dtype, enabled=self.dtype is not None)
 
-    def teacher(self) -> None:
-        (teacher,) = self.task._teacher
-        with torch.no_grad(), self.cast():
-            teacher.clip(self.image)
+    def run_teacher_tower(self) -> None:
+        with torch.no_grad(), self.autocast():
+            self.teacher.clip(self.image)
 
-    def pseudo_labels(self) -> None:  # the teacher's forward pass included
-        with self.cast():
-            self.labels = self.task.fill(self.given, self.image, torch.empty(0))
+    def write_pseudo_labels(self) -> None:
+        with self.autocast():
+            self.labels = self.task.fill(self.unlabelled, self.image, torch.empty(0))
 
-    def student_forward(self) -> None:
-        with self.cast():
-            self.features = self.task.student.features(self.image)
+    def run_student(self) -> None:
+        with self.autocast():
+            self.grid_logits = self.task.student(self.image)
 
-    def classifier_and_loss(self) -> None:
-        student = self.task.student
-        with self.cast():
-            self.logits = upsample_logits(student.classify(self.features), student.covered_size(*self.size), self.size)
-            self.loss = self.task.loss(self.logits, self.labels)
+    def compute_loss(self) -> None:
+        height, width = self.image.shape[-2:]
+        with self.autocast():
+            logits = upsample_logits(self.grid_logits, self.task.student.covered_size(height, width), (height, width))
+            self.loss = self.task.loss(logits, self.labels)
 
-    def backward(self) -> None:
+    def run_backward(self) -> None:
         self.loss.backward()
 
-    def optimiser(self) -> None:
+    def update_weights(self) -> None:
         self.optimizer.step()
         self.optimizer.zero_grad()
 
 
-def benchmark_training(experiment: str, batch: int, precision: str, compile_it: bool, device: torch.device, runs: int) -> None:
-    """Print the seconds of every part of a step, its share, images a second and the peak of memory."""
+def build_step(experiment: str, batch: int, precision: str, compile_student: bool, device: torch.device) -> tuple[Step, str]:
+    """A step of an experiment on random weights and pixels, and a description of it."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides=[f"experiment={experiment}", *RANDOM, "data.root=none"])
     words: dict[str, Any] = words_of(cfg)
@@ -76,25 +76,36 @@ def benchmark_training(experiment: str, batch: int, precision: str, compile_it: 
     task.trainer = pl.Trainer(max_steps=10, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
     task.to(device).train()
     teacher.to(device)
-    if compile_it:
+    if compile_student:
         task.student.network.compile()
     crop = plain(cfg.data.augmentation.crop)
-    size = (crop, crop) if isinstance(crop, int) else tuple(crop)
+    height, width = (crop, crop) if isinstance(crop, int) else crop
     torch.manual_seed(0)
-    image = torch.rand(batch, 3, *size, device=device)
-    given = torch.full((batch, *size), UNLABELLED, device=device)
-    step = Step(task, image, given, PRECISIONS[precision])
-    parts = (step.teacher, step.pseudo_labels, step.student_forward, step.classifier_and_loss, step.backward, step.optimiser)
-    turns = [[seconds(part, device) for part in parts] for _ in range(runs + 1)][1:]
-    times = [statistics.median(turn) for turn in zip(*turns, strict=True)]
-    total = statistics.median(sum(turn[1:]) for turn in turns)
-    network = f"{cfg.student.arch} on {cfg.student.encoder}"
-    print(
-        f"{experiment}: {network}, teacher {cfg.teacher.architecture}, {batch} crops of {size[0]}x{size[1]}, {len(task.unlabelled)} classes"
+    image = torch.rand(batch, 3, height, width, device=device)
+    description = (
+        f"{experiment}: {cfg.student.arch} on {cfg.student.encoder}, teacher {cfg.teacher.architecture}, "
+        f"{batch} crops of {height}x{width}, {len(task.unlabelled)} classes"
     )
-    print(f"{device_name(device)}, torch {torch.__version__}, {precision}{', compiled' if compile_it else ''}, median of {runs} steps")
+    return Step(task, teacher, image, PRECISIONS[precision]), description
+
+
+def benchmark_training(experiment: str, batch: int, precision: str, compile_student: bool, device: torch.device, runs: int) -> None:
+    """Print the seconds and the share of each part of a step, images per second, and the peak memory."""
+    step, description = build_step(experiment, batch, precision, compile_student, device)
+    parts = {
+        "teacher's tower alone": step.run_teacher_tower,
+        "pseudo labels, with tower": step.write_pseudo_labels,
+        "student": step.run_student,
+        "loss": step.compute_loss,
+        "backward pass": step.run_backward,
+        "optimizer": step.update_weights,
+    }
+    turns = [[seconds(part, device) for part in parts.values()] for _ in range(runs + 1)][1:]
+    times = [statistics.median(turn) for turn in zip(*turns, strict=True)]
+    total = statistics.median(sum(turn[1:]) for turn in turns)  # the tower runs again for the pseudo labels
+    print(description)
+    print(f"{device_name(device)}, torch {torch.__version__}, {precision}{', compiled' * compile_student}, median of {runs} steps")
     print(f"{'':<28}{'seconds':>10}{'share':>8}")
-    for part, value in zip(parts, times, strict=True):
-        name = {"teacher": "of that: teacher's tower"}.get(part.__name__, part.__name__.replace("_", " "))
+    for name, value in zip(parts, times, strict=True):
         print(f"{name:<28}{value:>10.3f}{100 * value / total:>7.1f}%")
     print(f"{'step':<28}{total:>10.3f}{100:>7.1f}%\nimages per second {batch / total:.2f}, peak memory {peak_memory(device):.2f} GB")

@@ -1,4 +1,4 @@
-"""How much memory operations take at a time."""
+"""The largest tensor that operations make."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Largest(TorchDispatchMode):
-    """Remembers the largest tensor that any operation returns."""
+    """While active, keeps in `values` the number of elements of the largest tensor that an operation returned."""
 
     values = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for one in out if isinstance(out, (tuple, list)) else [out]:
-            if isinstance(one, Tensor):
-                self.values = max(self.values, one.untyped_storage().nbytes() // one.element_size())
-        return out
+        result = func(*args, **(kwargs or {}))
+        for output in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(output, Tensor):
+                self.values = max(self.values, output.untyped_storage().nbytes() // output.element_size())
+        return result

@@ -1,4 +1,4 @@
-"""Run the programs in processes of their own, from another working directory."""
+"""Run the programs in processes of their own, as users do."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 def call(tmp_path: Path, program: str, *overrides: str) -> subprocess.CompletedProcess[str]:
-    """Run a program from a foreign working directory; its outputs go below `tmp_path`."""
+    """Run a program with `tmp_path` as working directory. Outputs, caches and weights go below it."""
     return subprocess.run(
         command(program, f"hydra.run.dir={tmp_path}/out", *overrides),
         capture_output=True,
@@ -47,6 +47,7 @@ def call(tmp_path: Path, program: str, *overrides: str) -> subprocess.CompletedP
 
 
 def expect_one_sentence(result: subprocess.CompletedProcess[str], *parts: str) -> None:
+    """Check that the program stopped with status 2 and one line "error: ..." that contains all `parts`, without a traceback."""
     assert result.returncode == 2, result.stderr
     assert "Traceback" not in result.stderr
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
@@ -55,6 +56,7 @@ def expect_one_sentence(result: subprocess.CompletedProcess[str], *parts: str) -
 
 
 def draw_photos(folder: Path, count: int) -> None:
+    """Write images of 64 x 48 smooth random colours: 000.png, 001.png and so on."""
     folder.mkdir()
     random = np.random.default_rng(0)
     for number in range(count):

@@ -1,4 +1,4 @@
-"""Weights that anyone can make again: every tensor of a CLIP filled from a seed and its place in the sorted list of names.
+"""Reproducible random weights: each tensor of a CLIP is filled from a seed and its index in the sorted list of names.
 
 The goldens in `assets/goldens.npz` were computed on these weights.
 """
@@ -15,7 +15,7 @@ SEED = 20220712
 
 
 def filling(key: str, index: int, shape: tuple[int, ...]) -> Tensor:
-    """The value of tensor number `index` (among the sorted names) with this name, computed in float64, as float32."""
+    """The float32 values of the tensor `key`, which is number `index` of the sorted names. They are computed in float64."""
     n = np.random.default_rng([SEED, index]).standard_normal(shape)
     leaf = key.rsplit(".", 1)[-1]
     if key == "logit_scale":
@@ -36,7 +36,7 @@ def filling(key: str, index: int, shape: tuple[int, ...]) -> Tensor:
 
 
 def refill(model: nn.Module, prefix: str = "") -> nn.Module:
-    """The model with all tensors whose name begins with `prefix` refilled, in eval mode."""
+    """Refill all tensors whose names start with `prefix`; returns the model in eval mode."""
     state = model.state_dict()
     for index, key in enumerate(sorted(state)):
         if key.startswith(prefix) and state[key].is_floating_point():

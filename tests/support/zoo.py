@@ -1,4 +1,4 @@
-"""Small image towers of every kind that open_clip's architectures are made of, with random weights."""
+"""Small image towers with random weights, one of each kind among open_clip's architectures."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ VIT = {"image_size": 32, "patch_size": 8, "width": 32, "head_width": 16, "layers
 TRUNK = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2, "num_classes": 24}
 
 
-def shaken(tower: nn.Module) -> Any:
-    """All parameters and means random: new towers have zeros and ones that hide whole branches."""
+def randomised(tower: nn.Module) -> Any:
+    """The tower with noise on all parameters: a new tower has zeros and ones, which hide whole branches."""
     generator = torch.Generator().manual_seed(0)
     for parameter in tower.parameters():
         with torch.no_grad():
@@ -30,25 +30,25 @@ def shaken(tower: nn.Module) -> Any:
 
 
 def of_open_clip(**vision: Any) -> Callable[[], Any]:
-    return lambda: shaken(CLIP(embed_dim=24, vision_cfg={**VIT, **vision}, text_cfg=TEXT).visual)
+    return lambda: randomised(CLIP(embed_dim=24, vision_cfg={**VIT, **vision}, text_cfg=TEXT).visual)
 
 
 def of_coca() -> Any:
     vision = {**VIT, "attentional_pool": True, "attn_pooler_heads": 4, "output_tokens": False}
-    return shaken(CustomTextCLIP(embed_dim=24, vision_cfg=vision, text_cfg=TEXT).visual)
+    return randomised(CustomTextCLIP(embed_dim=24, vision_cfg=vision, text_cfg=TEXT).visual)
 
 
 def of_timm(kind: type[nn.Module], **options: Any) -> Callable[[], Any]:
     def make() -> Any:
         tower = TimmModel("vit_tiny_patch16_224", embed_dim=24, pool="token", proj=None)
         tower.trunk = kind(**{**TRUNK, **options})
-        return shaken(tower)
+        return randomised(tower)
 
     return make
 
 
 class Stem(nn.Sequential):
-    """Two strided convolutions in front of the tokens, as MobileCLIP-B and ViTamin have them."""
+    """Two strided convolutions before the tokens, as in MobileCLIP-B and ViTamin."""
 
     def __init__(self) -> None:
         super().__init__(nn.Conv2d(3, 8, 3, 2, 1), nn.GELU(), nn.Conv2d(8, 32, 3, 4, 1))
@@ -88,5 +88,5 @@ ZOO: dict[str, Callable[[], Any]] = {
         ref_feat_shape=(4, 4),
     ),
 }
-POOLED = ("CoCa", "SigLIP", "PE")  # by learned queries
+POOLED = ("CoCa", "SigLIP", "PE")  # pooled by learned queries
 MEAN_POOLED = ("CLIP without ln_pre, mean of the patches (CLIPA)", "timm, mean of the patches", "timm, convolutional stem")

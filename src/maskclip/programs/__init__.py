@@ -1,5 +1,6 @@
 """The programs behind src/*.py: the only modules that import Hydra and OmegaConf."""
 
+import maskclip.threads  # noqa: F401 - before torch
 from maskclip.programs.common import program
 from maskclip.programs.embedding import embed_text
 from maskclip.programs.evaluating import evaluate
