@@ -11,14 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from maskclip.errors import InputError
 from maskclip.files import CHECKOUT, quoted, remove_stale
 from maskclip.prepare.conversion import UNPACK_AGAIN, UNPACKED, write_lines
 from maskclip.prepare.download import BY_HAND, Archive, discard_part, downloaded_from, fault_of, fetch, remaining, remove
 from maskclip.prepare.unpack import BrokenArchiveError, unpack
-from maskclip.vocabulary import Vocabulary
+from maskclip.vocabulary import Vocabulary, read_class_file
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ def read_classes(name: str) -> Vocabulary:
     path = CHECKOUT / "conf" / "classes" / f"{name}.yaml"
     if not path.is_file():
         raise InputError(f"{path} with the class names does not exist: run the script in a checkout of the project")
-    return Vocabulary(**yaml.safe_load(path.read_text(encoding="utf-8")))
+    return Vocabulary(**read_class_file(path))
 
 
 def obtain(releases: Sequence[Release], root: Path, source: Path | None, verify: bool = True) -> None:
