@@ -221,4 +221,4 @@ def finish(args: argparse.Namespace, root: Path, releases: Sequence[Release], sp
         remove(path)
         print(f"deleted {path}")
     elsewhere = "" if args.root == default_root() else f" paths.data={quoted(args.root.absolute())}"
-    print(f"to see its classes, sizes and problems: python scripts/inspect_data.py data={data}{elsewhere}")
+    print(f"inspect the data set: python scripts/inspect_data.py data={data}{elsewhere}")
