@@ -101,6 +101,12 @@ class SegmentationData(pl.LightningDataModule):
         self._readable: dict[str, SegmentationDataset] = {}
         self._problems: dict[Path, str | None] = {}
         self.corruption_options: dict[str, Any] = {"corruption": corruption, "severity": severity, "seed": seed}
+        self.hide, self.labels, self.truth = self._hidden(labels), labels, truth
+        self.augmentation = dict(augmentation or {})
+        self.batch_size, self.eval_batch_size, self.num_workers, self.seed = batch_size, eval_batch_size, num_workers, seed
+
+    def _hidden(self, labels: str) -> Sequence[int] | str:
+        """The labels that training does not receive, see `hide` of `SegmentationDataset`."""
         hidden: dict[str, Sequence[int] | str] = {
             "none": "all",
             "oracle_ignore": "valid",
@@ -109,13 +115,11 @@ class SegmentationData(pl.LightningDataModule):
         }
         if labels not in hidden:
             raise InputError(f"data.labels={labels!r}: choose one of {', '.join(hidden)}")
-        if labels != "none" and (masks is None or (isinstance(masks, Mapping) and masks.get("train", "") is None)):
+        if labels != "none" and (self.masks is None or (isinstance(self.masks, Mapping) and self.masks.get("train", "") is None)):
             raise InputError(f"data.labels={labels} needs masks (data.masks); without masks, set data.labels=none")
         if labels == "seen" and not self.vocabulary.unseen:
             raise InputError("data.labels=seen needs unseen classes, and this vocabulary has none (classes.unseen)")
-        self.hide, self.labels, self.truth = hidden[labels], labels, truth
-        self.augmentation = dict(augmentation or {})
-        self.batch_size, self.eval_batch_size, self.num_workers, self.seed = batch_size, eval_batch_size, num_workers, seed
+        return hidden[labels]
 
     def pattern(self, key: str, split: str) -> str | None:
         """The pattern `data.images` or `data.masks` of a split. Raises `InputError` if the split has none."""

@@ -41,11 +41,12 @@ def magnify(image: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize(size, resampling))
 
 
-def legend(names: Sequence[str], palette: Palette, width: int, size: int = 16) -> Image.Image:
-    """A legend with a coloured square of `size` pixels and a name for each class; long names are wrapped.
+def legend(names: Sequence[str], palette: Palette, width: int) -> Image.Image:
+    """A legend with a coloured square and a name for each class; long names are wrapped.
 
     It is `width` pixels wide, or wider if that is too narrow for a few letters.
     """
+    size = 16  # of squares and text
     step, line = size + MARGIN, _line_height(size)
     room = max(width - 2 * MARGIN - step, 4 * size)
     entries: list[tuple[int, int, list[str]]] = []
