@@ -20,8 +20,8 @@ PAGE = (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
 COUNTS = {"train": 3, "val": 2, "test": 4}
 SMALL = {  # stands for the models of the page, which need a download
     "model=maskclip_vit16": ["model=maskclip_textures"],
-    "teacher=vit16": [
-        "teacher=textures",
+    "model@teacher=maskclip_vit16": [
+        "model@teacher=maskclip_textures",
         *("student.encoder=resnet18", "student.weights=null", "+student.encoder_depth=4", "student.decoder_channels=16"),
         *("student.decoder_atrous_rates=[2,4,6]", "task.guided=0.5", "trainer.max_steps=2", "trainer.val_check_interval=2"),
         *("data.batch_size=2", "data.augmentation.crop=64", "data.augmentation.short=64", "logger=none"),
@@ -60,7 +60,7 @@ def run(folder: Path, command: str, output: Path) -> None:
     assert program == "python"
     arguments = [small for argument in arguments for small in SMALL.get(argument, [argument])]
     more = [f"paths.data={folder / 'data'}", f"paths.output={output}", f"hydra.run.dir={output}"]
-    more += [] if "inspect" in command else ["trainer=cpu", "pictures=0", "data.num_workers=0", "trainer.enable_progress_bar=false"]
+    more += [] if "inspect" in command else ["trainer=cpu", "images_to_save=0", "data.num_workers=0", "trainer.enable_progress_bar=false"]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run(
         [sys.executable, str(ROOT / arguments[0]), *arguments[1:], *more], cwd=folder, env=environment, capture_output=True, text=True
@@ -70,7 +70,7 @@ def run(folder: Path, command: str, output: Path) -> None:
 
 def test_the_yaml_has_every_key_that_says_what_a_data_set_is() -> None:
     page, base = OmegaConf.create(blocks("yaml")[0]), OmegaConf.load(ROOT / "conf" / "data" / "_base.yaml")
-    settings = {"_target_", "truth", "corruption", "severity", "skip_broken", "batch_size", "eval_batch", "num_workers", "seed"}
+    settings = {"_target_", "truth", "corruption", "severity", "skip_broken", "batch_size", "eval_batch_size", "num_workers", "seed"}
     assert set(base) - settings - set(page.data) <= {"exif"} and set(page.data) <= set(base)
     assert set(page.classes) == set(OmegaConf.load(ROOT / "conf" / "classes" / "custom.yaml"))
 
