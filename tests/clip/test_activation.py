@@ -18,13 +18,13 @@ from torch import Tensor
 
 from maskclip import InputError
 from maskclip.clip import activation, load_clip
-from maskclip.clip.activation import computes_quick_gelu, published_activations, twin_of
+from maskclip.clip.activation import computes_quick_gelu, counterpart_of, published_activations
 
 CONFIG = {"embed_dim": 24, "vision_cfg": VIT, "text_cfg": TEXT}
 
 
 @pytest.fixture(autouse=True)
-def twins(monkeypatch: pytest.MonkeyPatch) -> None:
+def counterparts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Add two small architectures that differ only in the activation to open_clip's."""
     monkeypatch.setitem(factory._MODEL_CONFIGS, "small", CONFIG)
     monkeypatch.setitem(factory._MODEL_CONFIGS, "small-quickgelu", {**CONFIG, "quick_gelu": True})
@@ -52,23 +52,23 @@ def check_loads_only_with(quick: bool, path: Path) -> None:
 
 @pytest.mark.parametrize("with_text", [True, False])
 @pytest.mark.parametrize(
-    ("architecture", "twin", "computes"), [("small", "small-quickgelu", "GELU"), ("small-quickgelu", "small", "QuickGELU")]
+    ("architecture", "counterpart", "computes"), [("small", "small-quickgelu", "GELU"), ("small-quickgelu", "small", "QuickGELU")]
 )
 def test_a_file_with_unknown_activation(
-    tmp_path: Path, state: dict[str, Tensor], architecture: str, twin: str, computes: str, with_text: bool
+    tmp_path: Path, state: dict[str, Tensor], architecture: str, counterpart: str, computes: str, with_text: bool
 ) -> None:
     save_file(state, tmp_path / "weights.safetensors")
     with pytest.warns(
-        UserWarning, match=rf"does not record .* GELU or QuickGELU; {architecture} computes {computes}\. .*architecture={twin} "
+        UserWarning, match=rf"does not record .* GELU or QuickGELU; {architecture} computes {computes}\. .*architecture={counterpart} "
     ):
         load_clip(architecture, str(tmp_path / "weights.safetensors"), with_text)
 
 
-def test_architectures_without_a_twin_cause_no_warning(tmp_path: Path) -> None:
+def test_architectures_without_a_counterpart_cause_no_warning(tmp_path: Path) -> None:
     save_file(load_clip("maskclip-tiny", "textures").state_dict(), tmp_path / "weights.safetensors")
     silently("maskclip-tiny", tmp_path / "weights.safetensors")
-    assert twin_of("maskclip-tiny") is None and twin_of("ViT-B-16-SigLIP") is None
-    assert twin_of("ViT-B-16") == "ViT-B-16-quickgelu" and twin_of("RN50-quickgelu") == "RN50"
+    assert counterpart_of("maskclip-tiny") is None and counterpart_of("ViT-B-16-SigLIP") is None
+    assert counterpart_of("ViT-B-16") == "ViT-B-16-quickgelu" and counterpart_of("RN50-quickgelu") == "RN50"
 
 
 def test_a_state_dict_of_openais_archive(tmp_path: Path, state: dict[str, Tensor]) -> None:

@@ -130,7 +130,7 @@ def test_a_batch_equals_its_images_one_by_one(tiny: MaskCLIP) -> None:
     ("settings", "message"),
     [
         ({"classes": []}, "no class names"),
-        ({"classes": ["cat", "cat"]}, "more than once"),
+        ({"classes": ["cat", "cat"]}, "repeated class names: cat"),
         ({"classes": ["cat"], "architecture": "ViT-X"}, "unknown CLIP architecture"),
         ({"classes": ["cat"], "templates": "none"}, "unknown templates"),
         ({"classes": ["cat"], "strategy": "magic", "proxy": "vit_base_patch8_224.dino"}, "unknown strategy 'magic'"),

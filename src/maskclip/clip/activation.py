@@ -26,10 +26,10 @@ def computes_quick_gelu(architecture: str) -> bool:
     return bool((open_clip.get_model_config(architecture) or {}).get("quick_gelu"))
 
 
-def twin_of(architecture: str) -> str | None:
+def counterpart_of(architecture: str) -> str | None:
     """The architecture with the other activation, such as ViT-B-16 for ViT-B-16-quickgelu; None if open_clip has none."""
-    twin = architecture.removesuffix(SUFFIX) if architecture.endswith(SUFFIX) else architecture + SUFFIX
-    return twin if twin in open_clip.list_models() else None
+    counterpart = architecture.removesuffix(SUFFIX) if architecture.endswith(SUFFIX) else architecture + SUFFIX
+    return counterpart if counterpart in open_clip.list_models() else None
 
 
 def trained_with_quick_gelu(path: Path, names: Iterable[str]) -> bool | None:

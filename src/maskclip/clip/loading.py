@@ -14,7 +14,7 @@ import torch
 from open_clip.model import CLIP, convert_to_custom_text_state_dict
 
 from maskclip.clip import tiny
-from maskclip.clip.activation import computes_quick_gelu, trained_with_quick_gelu, twin_of
+from maskclip.clip.activation import computes_quick_gelu, counterpart_of, trained_with_quick_gelu
 from maskclip.clip.weights import State, is_torchscript, read_state_dict, read_tensors, weights_among
 from maskclip.errors import InputError
 from maskclip.fingerprint import weights_sha256
@@ -72,7 +72,7 @@ def load_clip(architecture: str, pretrained: str | None, with_text: bool = True)
 
 def _load_file(architecture: str, path: Path, with_text: bool) -> CLIP:
     tensors, openai = read_tensors(path), is_torchscript(path)
-    if openai or twin_of(architecture) is not None:
+    if openai or counterpart_of(architecture) is not None:
         _check_activation(architecture, str(path), True if openai else trained_with_quick_gelu(path, tensors))
     if not openai and len(normalisations_of(architecture)) > 1:
         warnings.warn(
@@ -91,15 +91,15 @@ NAMES = {True: "QuickGELU", False: "GELU"}
 
 def _check_activation(architecture: str, weights: str, quick: bool | None) -> None:
     """Raise `InputError` for weights that were trained with the other activation. Warn if theirs is unknown (`quick` is None)."""
-    computes, twin = computes_quick_gelu(architecture), twin_of(architecture)
+    computes, counterpart = computes_quick_gelu(architecture), counterpart_of(architecture)
     if quick is None:
         warnings.warn(
             f"{weights} does not record whether it was trained with GELU or QuickGELU; {architecture} computes {NAMES[computes]}. "
-            f"The wrong one makes labels worse: if so, set model.architecture={twin} (teacher.architecture in training)",
+            f"The wrong one makes labels worse: if so, set model.architecture={counterpart} (teacher.architecture in training)",
             stacklevel=4,
         )
     elif quick != computes:
-        remedy = f"use model.architecture={twin}" if twin else "choose another model.architecture"
+        remedy = f"use model.architecture={counterpart}" if counterpart else "choose another model.architecture"
         raise InputError(f"the weights {weights!r} were trained with {NAMES[quick]}, {architecture} computes {NAMES[computes]}: {remedy}")
 
 
