@@ -23,7 +23,8 @@ from maskclip.files import CHECKOUT, write_json
 from maskclip.images.drawing import colourise, legend, magnify, overlay, sheet, stack
 from maskclip.images.writing import write_atomically
 from maskclip.inference.predict import predict_image
-from maskclip.programs.common import Card, be_quiet, build, plain
+from maskclip.programs.common import be_quiet
+from maskclip.programs.config import Card, build, plain
 from maskclip.programs.evaluating import evaluate_model
 from maskclip.programs.training import train_student
 from maskclip.textures.dataset import write_textures
@@ -47,7 +48,7 @@ STUDENTS = {"MaskCLIP+ annotation-free": "textures_annotation_free", "MaskCLIP+ 
 def settings(program: str, name: str, overrides: list[str]) -> tuple[DictConfig, Path]:
     """The config of one row and the folder that it writes to."""
     folder = OUTPUT / name.lower().replace(" + ", "_").replace("+", "_plus").replace(" ", "_")
-    common = [f"data.root={DATA}", f"paths.output={folder}", "pictures=0", "trainer.accelerator=cpu", "data.num_workers=1"]
+    common = [f"data.root={DATA}", f"paths.output={folder}", "images_to_save=0", "trainer.accelerator=cpu", "data.num_workers=1"]
     return compose(program, overrides=[*overrides, *common]), folder
 
 

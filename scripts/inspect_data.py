@@ -29,7 +29,7 @@ from maskclip.images.drawing import colourise, legend, overlay, sheet, stack
 from maskclip.images.reading import read_image, read_mask, read_turned
 from maskclip.images.writing import write_atomically
 from maskclip.programs import program
-from maskclip.programs.common import build, words_of
+from maskclip.programs.config import build, words_of
 from maskclip.vocabulary import Vocabulary
 
 ROWS, CELL = 8, 200

@@ -33,7 +33,7 @@ patches ask no query there, so that only `maskclip` and `value` have a meaning. 
 reading, and says so.
 
 Architectures with a text tower of Hugging Face need `pip install transformers`, on the machine that embeds the words at least
-(`python src/embed.py`).
+(`python src/embed_text.py`).
 
 Made by `python scripts/list_towers.py` with open_clip {open_clip} and timm {timm}.
 

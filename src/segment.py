@@ -1,4 +1,4 @@
-"""Segment pictures by words: an index PNG and an overlay for each.
+"""Segment images by class names: write an index PNG and an overlay for each.
 
 python src/segment.py input=photos/ 'classes.names=[cat,grass,sky]'
 """

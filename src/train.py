@@ -1,4 +1,4 @@
-"""Train MaskCLIP+: a segmentation network on CLIP's free labels, then on its own.
+"""Train MaskCLIP+: a segmentation network on the pseudo labels of MaskCLIP, then on its own predictions.
 
 python src/train.py experiment=textures_annotation_free
 python src/train.py experiment=context_zero_shot trainer=ddp

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may wait for the network
@@ -11,13 +11,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test may wait for the network
 import open_clip
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from open_clip.model import CLIP
+from support.configs import composed
 from support.raw_releases import WRITERS, prepare
 
 from maskclip import MaskCLIP, Vocabulary
-from maskclip.programs.common import plain
+from maskclip.programs.config import plain
 from maskclip.textures.dataset import write_textures
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,11 +56,10 @@ def resnet() -> CLIP:
     return small_clip("resnet")
 
 
-@pytest.fixture
-def compose_cfg() -> Iterator[Callable[..., DictConfig]]:
+@pytest.fixture(scope="session")
+def compose_cfg() -> Callable[..., DictConfig]:
     """`compose_cfg("eval", "model=maskclip_textures", ...)`: the config that the program would see."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        yield lambda program, *overrides: compose(program, overrides=list(overrides))
+    return composed
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from maskclip import Protocol, Vocabulary, predict_labels
 from maskclip.data.dataset import SegmentationDataset
 from maskclip.evaluation.scores import Confusion, Scores, scores
-from maskclip.programs.common import build
+from maskclip.programs.config import build
 from maskclip.textures.dataset import write_textures
 
 pytestmark = pytest.mark.slow

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from maskclip import InputError, Vocabulary
-from maskclip.vocabulary import read_words
+from maskclip.vocabulary import read_class_file, read_words
 
 
 @pytest.mark.parametrize(
@@ -14,19 +15,20 @@ from maskclip.vocabulary import read_words
     [
         ({"names": []}, "no class names"),
         ({"names": "cat"}, r"one word; give a list, as in 'classes.names=\[cat\]'"),
-        ({"names": ["cat", "dog", "cat"]}, "more than once: cat"),
+        ({"names": ["cat", "dog", "cat"]}, "repeated class names: cat"),
         ({"names": ["cat", " "]}, r"class names \[1\] are empty"),
         ({"names": [str(i) for i in range(65535)]}, "65535 class names: a 16-bit label map"),
-        ({"names": ["cat"], "unseen": ["dog"]}, "classes.unseen mentions dog"),
-        ({"names": ["cat"], "prompts": {"dog": ["dog"]}}, "classes.prompts mentions dog"),
+        ({"names": ["cat"], "unseen": ["dog"]}, "classes.unseen has dog, not among"),
+        ({"names": ["cat"], "prompts": {"dog": ["dog"]}}, "classes.prompts has dog, not among"),
         ({"names": ["cat"], "prompts": {"cat": []}}, "no words for cat"),
         ({"names": ["cat"], "prompts": {"cat": ["cat", ""]}}, "no words for cat"),
         ({"names": ["cat"], "prompts": {"cat": [1984]}}, r"no words for cat, or something that is not a word: \[1984\]"),
         ({"names": ["cat"], "prompts": {"cat": None}}, "no words for cat"),
         ({"names": ["cat", " cat "]}, "blanks around them: ' cat '"),
-        ({"names": ["background"], "background": True}, "background alone leaves nothing to look for"),
+        ({"names": ["background"], "background": True}, "only class is the background"),
         ({"names": ["cat", 5]}, "must be words; quote 5"),
-        ({"names": ["cat", "dog"], "background": True}, "the first class is 'cat', not 'background'"),
+        ({"names": ["cat", "background"], "background": True}, "'background' is not the first of the class names: cat, background"),
+        ({"names": ["cat"], "palette": [], "background": True}, "0 colours for 2 classes"),
         ({"names": ["cat"], "palette": [(0, 0, 700)]}, "three numbers from 0 to 255"),
         ({"names": ["cat"], "palette": [(0, 0, 0), (1, 1, 1)]}, "2 colours for 1 classes"),
     ],
@@ -40,6 +42,24 @@ def test_words_leave_out_the_background() -> None:
     vocabulary = Vocabulary(["background", "sofa", "cat"], prompts={"sofa": ["sofa", "couch"]}, background=True, unseen=["cat"])
     assert vocabulary.words == [["sofa", "couch"], ["cat"]]
     assert vocabulary.unseen_indices == [2]
+
+
+def test_a_missing_background_is_prepended() -> None:
+    vocabulary = Vocabulary(["sofa", "cat"], palette=[(1, 2, 3), (4, 5, 6)], background=True, unseen=["cat"])
+    assert list(vocabulary.names) == ["background", "sofa", "cat"] and vocabulary.unseen_indices == [2]
+    assert vocabulary.colours == ((0, 0, 0), (1, 2, 3), (4, 5, 6))
+    grey = Vocabulary(["cat"], palette=[(1, 2, 3)], background=True, background_colour=(9, 9, 9))
+    assert grey.colours == ((9, 9, 9), (1, 2, 3))
+    assert Vocabulary(["background", "cat"], palette=[(7, 7, 7), (1, 2, 3)], background=True).colours[0] == (7, 7, 7)
+    assert replace(vocabulary, unseen=()).names == vocabulary.names
+
+
+def test_a_class_file_inherits_from_others(tmp_path: Path) -> None:
+    (tmp_path / "pets.yaml").write_text("names: [cat, dog]\nbackground: false\nunseen: []\n")
+    (tmp_path / "pets3.yaml").write_text("defaults:\n  - pets\n  - _self_\n\nbackground: true\n")
+    assert read_class_file(tmp_path / "pets3.yaml") == {"names": ["cat", "dog"], "background": True, "unseen": []}
+    with pytest.raises(InputError, match=r"dogs.yaml"):
+        read_class_file(tmp_path / "dogs.yaml")
 
 
 def test_a_background_with_words_is_a_class_like_others() -> None:
@@ -99,7 +119,7 @@ def test_time_is_linear_in_the_number_of_names() -> None:
     vocabulary = Vocabulary(names, prompts={name: [name, f"a {name}"] for name in names}, unseen=names[30_000:])
     assert vocabulary.unseen_indices == list(range(30_000, 60_000))
     assert vocabulary.rows([59_999]) == ([119_998, 119_999], [2])
-    with pytest.raises(InputError, match=r"more than once: word 7$"):
+    with pytest.raises(InputError, match=r"repeated class names: word 7$"):
         Vocabulary([*names, "word 7"])
     assert time.perf_counter() - start < 10
 

@@ -23,7 +23,7 @@ from maskclip.files import CHECKOUT
 from maskclip.functional import cosine_logits, resize
 from maskclip.inference.kernels import PRECISIONS, accelerate, forward_in
 from maskclip.programs.common import build as build_node
-from maskclip.programs.common import words_of
+from maskclip.programs.config import words_of
 from maskclip.textures.scenes import draw_scene
 
 Size = tuple[int, int]
@@ -170,7 +170,7 @@ def benchmark_case(case: Case, runs: int, device: torch.device, ways: Sequence[W
     print_row("textbook, fp32", base, 1.0, split, growth(lambda: textbook(image), device), speed)
     for way in ways:
         ours = accelerate(model, compile=way.compiled, channels_last=True)
-        protocol = Protocol(**{**case.protocol.settings, "precision": way.precision, "batch": max(way.batch, 8)})
+        protocol = Protocol(**{**case.protocol.settings, "precision": way.precision, "batch_size": max(way.batch, 8)})
         run = partial(predict, ours, [image] * way.batch, protocol)
         ratio, each = measure(run, lambda: textbook(image), way.batch, runs, device)
         memory = growth(run, device)

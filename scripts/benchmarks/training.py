@@ -16,7 +16,7 @@ from maskclip.evaluation.cards import device_name
 from maskclip.files import CHECKOUT
 from maskclip.functional import UNLABELLED, upsample_logits
 from maskclip.inference.kernels import PRECISIONS
-from maskclip.programs.common import build, plain, words_of
+from maskclip.programs.config import build, plain, words_of
 from maskclip.tasks import MaskCLIPPlus
 from maskclip.tasks.callbacks import peak_memory
 from maskclip.vocabulary import Vocabulary

@@ -154,7 +154,7 @@ def test_text_embeddings_in_a_file(tmp_path: Path) -> None:
         load_text(path, Vocabulary(["cat", "dog"]), "RN50")
     with pytest.raises(InputError, match=r"are those of RN50, not of RN101"):
         load_text(path, words, "RN101")
-    with pytest.raises(InputError, match=r"no text embeddings .*python src/embed.py writes them"):
+    with pytest.raises(InputError, match=r"no text embeddings .*python src/embed_text.py writes them"):
         load_text(tmp_path / "none", words, "RN50")
     (tmp_path / "broken").write_bytes(b"12345678910")
     with pytest.raises(InputError, match="not a file of text embeddings"):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import fields
+from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,356 +17,266 @@ from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
+from support.configs import CONF, composed, options, required, with_values
 
 from maskclip import InputError, Protocol, Released, Student, Vocabulary
 from maskclip.clip import STRATEGIES
 from maskclip.data.corruptions import CORRUPTIONS
 from maskclip.data.transforms import TrainTransform
-from maskclip.programs.common import build, build_trainer, plain
+from maskclip.programs.common import build_trainer
+from maskclip.programs.config import build, plain, words_of
+from maskclip.vocabulary import read_class_file
 
-CONF = ROOT / "conf"
-PROGRAMS = ("train", "eval", "segment", "embed", "export")
+SHARED = ("trainer", "words", "classes")
 GROUPS = {
-    "train": (
-        "data",
-        "teacher",
-        "student",
-        "task",
-        "protocol",
-        "trainer",
-        "callbacks",
-        "logger",
-        "paths",
-        "classes",
-        "words",
-        "experiment",
-        "debug",
-    ),
-    "eval": ("model", "data", "protocol", "trainer", "logger", "paths", "classes", "words", "sweep", "debug"),
-    "embed": ("model", "classes", "words", "paths"),
-    "export": ("paths",),
-    "segment": ("model", "classes", "words", "protocol", "trainer", "paths"),
+    "train": (*SHARED, "model@teacher", "data", "student", "task", "protocol", "callbacks", "logger", "experiment", "debug"),
+    "eval": (*SHARED, "model", "data", "protocol", "logger", "sweep", "debug"),
+    "segment": (*SHARED, "model", "protocol"),
+    "embed_text": ("model", "classes", "words"),
+    "export": (),
 }
-# what a person has to give
-NEEDED = ["model.checkpoint=x.ckpt", "data.root=photos"]
 
 
-def options(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml") if not path.stem.startswith("_"))
+def options_of(group: str) -> list[str]:
+    return options(group.partition("@")[0])
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_help_lists_the_groups_of_the_program_and_no_others_and_all_settings(program: str) -> None:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose(program, overrides=["hydra.job.name=x"], return_hydra_config=True)
-    shown, _, settings = str(cfg.hydra.help.template).partition("Settings, as in key=value, all of them:")
-    rows = [line for line in shown.splitlines() if line[:2] == "  " and line[2:3].strip() and line[12:14] == "  "]
-    listed = {line.split()[0]: line.split()[1:] for line in rows}
-    assert {group for group in GROUPS[program] if len(options(group)) > 1} <= listed.keys() <= set(GROUPS[program])
-    assert not any(name.startswith("_") for names in listed.values() for name in names)
-    assert f"python src/{program}.py" in shown
-    told = yaml.safe_load(settings.partition("Settings of Hydra itself")[0].replace("$$", "$"))
-    plain = {key: value for key, value in OmegaConf.to_container(cfg).items() if key != "hydra"}
-    for values in (told, plain):
-        values.get("classes", {}).pop("palette", None)
-    assert told == plain
+def combinations(*groups: str) -> Iterator[list[str]]:
+    """Overrides that select every option of the groups at least once, one option of each group at a time."""
+    for row in zip_longest(*([f"{group}={option}" for option in options_of(group)] for group in groups)):
+        yield required(*filter(None, row))
 
 
-def cases() -> Iterator[tuple[str, str]]:
-    for program in PROGRAMS:
-        for group in GROUPS[program]:
-            for option in options(group):
-                yield program, f"{group}={option}"
-
-
-def targets(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every mapping with a `_target_` in a plain config."""
-    if isinstance(node, dict):
-        if "_target_" in node:
-            yield path, node
-        for key, value in node.items():
-            yield from targets(value, f"{path}.{key}" if path else str(key))
-
-
-def overrides_for(override: str) -> list[str]:
-    given = [override]
-    if override == "model=student":
-        given.append(NEEDED[0])
-    if override in ("data=folder", "experiment=folder"):
-        given.append(NEEDED[1])
-    if override == "student=smp":
-        given += ["student.arch=segformer", "student.encoder=mit_b0"]
-    return given
-
-
-@pytest.mark.parametrize(("program", "override"), list(cases()))
-def test_every_option_composes_and_binds(program: str, override: str, compose_cfg: Callable[..., DictConfig]) -> None:
-    cfg = compose_cfg(program, *overrides_for(override), "paths.output=out")
-    content = plain(cfg)
-    for path, node in targets(content):
-        keys = [key for key in node if not key.startswith("_")]
+def check_targets(node: Any, overrides: list[str], path: str = "") -> None:
+    """Every key beside a `_target_` is one of its parameters."""
+    if not isinstance(node, dict):
+        return
+    if "_target_" in node:
         parameters = inspect.signature(get_object(node["_target_"])).parameters
-        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-            continue
-        assert set(keys) <= set(parameters), f"{path}: {set(keys) - set(parameters)} are no parameters of {node['_target_']}"
-    if content.get("classes", {}).get("names"):
-        Vocabulary(**content["classes"])
+        unknown = {key for key in node if not key.startswith("_")} - set(parameters)
+        open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        assert open_ended or not unknown, f"{overrides}: {path} has {unknown}, no parameters of {node['_target_']}"
+    for key, value in node.items():
+        check_targets(value, overrides, f"{path}.{key}")
 
 
-@pytest.mark.parametrize(
-    "override", [f"experiment={name}" for name in options("experiment")] + [f"data={name}" for name in options("data")]
-)
-def test_nested_settings_bind_too(override: str, compose_cfg: Callable[..., DictConfig]) -> None:
-    cfg = compose_cfg("train", *overrides_for(override))
+def check_nested(cfg: DictConfig) -> None:
+    """Augmentation and student are plain mappings, whose keys other functions read."""
     assert set(cfg.data.augmentation) <= set(inspect.signature(TrainTransform).parameters)
     own = {"encoder_output_stride", "encoder_depth", "rates"} if cfg.student.arch == "deeplabv2" else set()
     network = own or set(inspect.signature(smp.DeepLabV3Plus).parameters)
     assert set(cfg.task.student) == set(cfg.student) <= set(inspect.signature(Student).parameters) | network
 
 
-def test_no_program_overrides_the_model_of_an_experiment() -> None:
-    assert "override model" not in (CONF / "eval.yaml").read_text()
+def check(program: str, overrides: list[str]) -> None:
+    cfg = with_values(composed(program, *overrides), paths__output="out")
+    content = plain(cfg)
+    check_targets(content, overrides)
+    if content.get("classes", {}).get("names"):
+        Vocabulary(**content["classes"])
+    if program == "train":
+        check_nested(cfg)
+
+
+@pytest.mark.parametrize(
+    ("program", "groups"),
+    [
+        ("train", ("model@teacher", "data", "student", "task", "callbacks", "trainer")),
+        ("eval", ("model", "data", "protocol", "trainer", "logger")),
+        ("segment", ("classes", "trainer")),
+    ],
+)
+def test_every_option_composes_and_binds(program: str, groups: tuple[str, ...]) -> None:
+    for overrides in combinations(*groups):
+        check(program, overrides)
 
 
 @pytest.mark.parametrize("name", options("experiment"))
-def test_experiments_are_headed_by_their_command(name: str) -> None:
+def test_every_experiment_composes_binds_and_is_headed_by_its_command(name: str) -> None:
+    check("train", required(f"experiment={name}"))
     lines = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()
     assert lines[0] == "# @package _global_" and lines[1].startswith(f"# python src/train.py experiment={name}")
 
 
-def test_the_named_commands_compose(compose_cfg: Callable[..., DictConfig]) -> None:
-    vit = compose_cfg("eval", "model=maskclip_vit16")
-    assert (vit.model.architecture, vit.model.pretrained, vit.data.name) == ("ViT-B-16-quickgelu", "openai", "context59")
-    context = compose_cfg("train", "experiment=context_zero_shot")
-    assert context.teacher.architecture == "RN50-quickgelu"
-    assert (context.data.name, context.data.labels, context.protocol.long_side) == ("context60", "seen", 520)
-    assert (context.trainer.max_steps, context.task.guided, context.task.lr) == (40000, 4000, 0.004)
-    assert (context.student.arch, context.student.encoder_output_stride) == ("deeplabv3plus", 8)
-    assert list(context.student.decoder_atrous_rates) == [12, 24, 36] and context.data.batch_size == 16
-    assert context.classes.background and len(context.classes.unseen) == 10
+def test_options_that_change_values_only_compose() -> None:
+    check("train", ["debug=quick"])
+    for name in options("sweep"):
+        check("eval", [f"sweep={name}"])
 
 
-PUBLISHED = {  # data, steps, guided, labels, student
-    "voc_annotation_free": ("voc20", 2000, 1.0, "oracle_ignore", "deeplabv2"),
-    "context_annotation_free": ("context59", 4000, 1.0, "oracle_ignore", "deeplabv2"),
-    "stuff_annotation_free": ("coco_stuff", 8000, 1.0, "oracle_ignore", "deeplabv2"),
-    "cityscapes_annotation_free": ("cityscapes", 4000, 1.0, "oracle_ignore", "deeplabv2"),
-    "ade_annotation_free": ("ade20k", 8000, 1.0, "oracle_ignore", "deeplabv2"),
-    "voc_zero_shot": ("voc20", 20000, 2000, "seen", "deeplabv2"),
-    "voc21_zero_shot": ("voc21", 20000, 2000, "seen", "deeplabv2"),
-    "stuff_zero_shot": ("coco_stuff", 80000, 8000, "seen", "deeplabv2"),
-    "context_zero_shot": ("context60", 40000, 4000, "seen", "deeplabv3plus"),
-    "folder": ("folder", 300, 1.0, "none", "deeplabv2"),
-}
+@pytest.mark.parametrize("program", GROUPS)
+def test_help_lists_the_groups_and_all_keys_of_the_program(program: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose(program, overrides=["hydra.job.name=x"], return_hydra_config=True)
+    groups, _, keys = str(cfg.hydra.help.template).partition("All keys and their values")
+    names = [line.split()[0] for line in groups.splitlines() if line[:2] == "  " and line[2:3].strip() and line[15:16] == " "]
+    assert {group for group in GROUPS[program] if len(options_of(group)) > 1} <= set(names) <= {*GROUPS[program], "python"}
+    assert not any(word.startswith(("_", "[_")) for word in groups.split()) and f"python src/{program}.py" in groups
+    printed = yaml.safe_load(keys.partition("\n\n")[2].rpartition("\n\n")[0].replace("$$", "$"))
+    expected = {key: value for key, value in OmegaConf.to_container(cfg).items() if key != "hydra"}
+    for values in (printed, expected):
+        values.get("classes", {}).pop("palette", None)
+    assert printed == expected
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_the_schedules_of_the_paper(name: str, compose_cfg: Callable[..., DictConfig]) -> None:
-    cfg = compose_cfg("train", *overrides_for(f"experiment={name}"))
-    said = (cfg.data.name, cfg.trainer.max_steps, cfg.task.guided, cfg.data.labels, cfg.student.arch)
-    assert said == PUBLISHED[name]
-    assert (cfg.task.optimizer, cfg.task.momentum, cfg.task.power, cfg.task.min_lr) == ("sgd", None, 0.9, 1e-4)
-    assert (cfg.task.lr, cfg.task.weight_decay) == ((0.004, 1e-4) if name == "context_zero_shot" else (0.01, 5e-4))
-    assert cfg.data.batch_size == 16 and cfg.student.encoder == "tu-resnet101c"
+def test_no_program_overrides_the_model_of_an_experiment() -> None:
+    assert "override model" not in (CONF / "eval.yaml").read_text()
 
 
-WHOLE = (None, None)
-NO_SCALE = NO_BACKGROUND = NO_AREA = None
-
-# Short side, (window, stride), logit scale, background threshold, area threshold; the long side is at most 2048 in all.
-# Copied by hand from configs/cfg_*.py and the defaults of the segmentor's __init__ in each repository; data sets that a repository
-# has no config for have its defaults.
-PUBLISHED_PROTOCOLS: dict[str, dict[str, tuple[Any, ...]]] = {
-    # github.com/wangf3014/SCLIP: configs of 57fa9aa, clip_segmentor.py of d84d4ab
-    "sclip": {
-        "voc21": (336, (224, 112), 65, 0.1, 0.1),
-        "context60": (336, (224, 112), 50, 0.1, NO_AREA),
-        "coco_object": (336, (224, 112), 50, 0.1, NO_AREA),
-        "voc20": (336, (224, 112), 40, NO_BACKGROUND, NO_AREA),
-        "context59": (336, (224, 112), 40, NO_BACKGROUND, NO_AREA),
-        "coco_stuff": (448, (224, 112), 40, NO_BACKGROUND, NO_AREA),
-        "cityscapes": (560, (224, 112), 40, NO_BACKGROUND, NO_AREA),
-        "ade20k": (336, (224, 112), 40, NO_BACKGROUND, NO_AREA),
-        "context459": (336, (224, 112), 40, NO_BACKGROUND, NO_AREA),
-        "folder": (336, (224, 112), 40, NO_BACKGROUND, NO_AREA),
-        "textures": (336, (224, 112), 40, NO_BACKGROUND, NO_AREA),
-    },
-    # github.com/sinahmr/NACLIP: configs and naclip.py of defb7c9 (slide_crop=0 on VOC: the whole image)
-    "naclip": {
-        "voc21": (336, WHOLE, 40, 0.1, NO_AREA),
-        "context60": (336, (224, 112), 40, 0.1, NO_AREA),
-        "coco_object": (336, (224, 112), 40, 0.1, NO_AREA),
-        "voc20": (336, WHOLE, 40, NO_BACKGROUND, NO_AREA),
-        "context59": (336, (224, 112), 40, NO_BACKGROUND, NO_AREA),
-        "coco_stuff": (336, (224, 112), 40, NO_BACKGROUND, NO_AREA),
-        "cityscapes": (560, (224, 112), 40, NO_BACKGROUND, NO_AREA),
-        "ade20k": (336, (224, 112), 40, NO_BACKGROUND, NO_AREA),
-        "context459": (336, (224, 112), 40, NO_BACKGROUND, NO_AREA),
-        "folder": (336, (224, 112), 40, NO_BACKGROUND, NO_AREA),
-        "textures": (336, (224, 112), 40, NO_BACKGROUND, NO_AREA),
-    },
-    # github.com/mc-lan/ClearCLIP: configs of fd05ce4, clearclip_segmentor.py of afe06b8
-    "clearclip": {
-        "voc21": (448, (448, 224), 50, 0.5, NO_AREA),
-        "context60": (448, (448, 224), 50, 0.15, NO_AREA),
-        "coco_object": (448, (448, 224), 50, 0.4, NO_AREA),
-        "voc20": (448, (448, 224), 50, NO_BACKGROUND, NO_AREA),
-        "context59": (448, (448, 224), 50, NO_BACKGROUND, NO_AREA),
-        "coco_stuff": (448, (448, 224), 50, NO_BACKGROUND, NO_AREA),
-        "cityscapes": (448, (224, 224), 50, NO_BACKGROUND, NO_AREA),
-        "ade20k": (448, (448, 224), 50, NO_BACKGROUND, NO_AREA),
-        "context459": (448, (448, 224), 50, NO_BACKGROUND, NO_AREA),
-        "folder": (448, (448, 224), 50, NO_BACKGROUND, NO_AREA),
-        "textures": (448, (448, 224), 50, NO_BACKGROUND, NO_AREA),
-    },
-    # github.com/mc-lan/ProxyCLIP: configs and proxyclip_segmentor.py of 05c3c18
-    "proxyclip": {
-        "voc21": (336, (336, 112), 40, 0.2, NO_AREA),
-        "context60": (336, (336, 112), 40, 0.15, NO_AREA),
-        "coco_object": (336, (336, 112), 40, 0.25, NO_AREA),
-        "voc20": (336, (336, 112), 40, NO_BACKGROUND, NO_AREA),
-        "context59": (336, (336, 112), 40, NO_BACKGROUND, NO_AREA),
-        "coco_stuff": (336, (336, 112), 40, NO_BACKGROUND, NO_AREA),
-        "cityscapes": (448, (224, 112), 40, NO_BACKGROUND, NO_AREA),
-        "ade20k": (448, (336, 112), 40, NO_BACKGROUND, NO_AREA),
-        "context459": (448, (336, 112), 40, NO_BACKGROUND, NO_AREA),
-        "folder": (336, (336, 112), 40, NO_BACKGROUND, NO_AREA),
-        "textures": (336, (336, 112), 40, NO_BACKGROUND, NO_AREA),
-    },
-    # github.com/khanrc/tcl (kakaobrain/tcl): segmentation/configs/_base_/datasets of e643d68; its scale and background are its network's
-    "tcl": {
-        "voc21": (448, (448, 224), NO_SCALE, NO_BACKGROUND, NO_AREA),
-        "context60": (448, (448, 224), NO_SCALE, NO_BACKGROUND, NO_AREA),
-        "coco_object": (448, (448, 224), NO_SCALE, NO_BACKGROUND, NO_AREA),
-        "voc20": (448, (448, 224), NO_SCALE, NO_BACKGROUND, NO_AREA),
-        "context59": (448, (448, 224), NO_SCALE, NO_BACKGROUND, NO_AREA),
-        "coco_stuff": (448, (448, 224), NO_SCALE, NO_BACKGROUND, NO_AREA),
-        "cityscapes": (448, (448, 224), NO_SCALE, NO_BACKGROUND, NO_AREA),
-        "ade20k": (448, (448, 224), NO_SCALE, NO_BACKGROUND, NO_AREA),
-        "context459": (448, (448, 224), NO_SCALE, NO_BACKGROUND, NO_AREA),
-        "folder": (448, (448, 224), NO_SCALE, NO_BACKGROUND, NO_AREA),
-        "textures": (448, (448, 224), NO_SCALE, NO_BACKGROUND, NO_AREA),
-    },
-}
-# Synonyms, sentences, normalisation (None: CLIP's own), words
-FOR_ALL_DATA: dict[str, tuple[Any, ...]] = {
-    "sclip": ("probability", "openai", None, "sclip"),
-    "naclip": ("probability", "openai", None, "naclip"),
-    "clearclip": ("probability", "openai", None, "clearclip"),
-    "proxyclip": ("probability", "openai", None, "proxyclip"),
-    "tcl": ("best", "tcl", "imagenet", "own"),
-}
-# The paper (section 4.1 and the released configs): Pascal Context long side 520, others short side 512 and long side at most 2048.
-CONTEXT_SIZE, OTHER_SIZE = Protocol(long_side=520), Protocol(short_side=512, long_side=2048)
-PAPER = {"context59": CONTEXT_SIZE, "context60": CONTEXT_SIZE, "context459": CONTEXT_SIZE, "textures": Protocol()}
-OWN_PROTOCOLS = {
-    "paper": PAPER,
-    "official": PAPER,
-    "multi_scale": dict.fromkeys(options("data"), Protocol(scales=[224, 336, 520], long_side=2048)),
-    "native": dict.fromkeys(options("data"), Protocol()),
-    "long_520": dict.fromkeys(options("data"), CONTEXT_SIZE),
-    "short_512": {},
-}
+# Protocols
 
 
-def test_the_tables_state_every_protocol_and_every_data_set() -> None:
-    assert PUBLISHED_PROTOCOLS.keys() | OWN_PROTOCOLS.keys() == set(options("protocol"))
-    assert all(set(table) == set(options("data")) for table in PUBLISHED_PROTOCOLS.values())
+def data_file(name: str) -> DictConfig:
+    return OmegaConf.load(CONF / "data" / f"{name}.yaml")
 
 
-@pytest.mark.parametrize("data", options("data"))
-@pytest.mark.parametrize("protocol", PUBLISHED_PROTOCOLS)
-def test_published_protocols_have_the_values_of_their_repositories(
-    protocol: str, data: str, compose_cfg: Callable[..., DictConfig]
-) -> None:
-    cfg = compose_cfg("eval", *overrides_for(f"data={data}"), f"protocol={protocol}", "model=maskclip_vit16")
-    built, (short_side, (window, stride), scale, threshold, area) = build(cfg.protocol), PUBLISHED_PROTOCOLS[protocol][data]
-    synonyms, templates, normalisation, words = FOR_ALL_DATA[protocol]
-    assert built == Protocol(
-        short_side=short_side,
-        long_side=2048,
-        window=window,
-        stride=stride,
-        logit_scale=scale,
-        background_threshold=threshold,
-        area_threshold=area,
-        synonyms=synonyms,
-    )
-    assert (cfg.model.templates, cfg.model.normalisation, cfg.words.name) == (templates, normalisation, words)
-    assert (threshold is None and area is None) or cfg.classes.background
+def protocol_for(protocol: str, data: str) -> Protocol:
+    """A protocol on a data set, as Hydra merges their files."""
+    files = [OmegaConf.load(CONF / "protocol" / f"{name}.yaml") for name in ("_base", protocol)]
+    node = OmegaConf.merge(*files)
+    node.pop("defaults", None)
+    return build(OmegaConf.create({"protocols": data_file(data).get("protocols", {}), "protocol": node}).protocol)
 
 
-@pytest.mark.parametrize("data", options("data"))
-@pytest.mark.parametrize("protocol", OWN_PROTOCOLS)
-def test_the_projects_own_protocols(protocol: str, data: str, compose_cfg: Callable[..., DictConfig]) -> None:
-    cfg = compose_cfg("eval", *overrides_for(f"data={data}"), f"protocol={protocol}", "model=maskclip_vit16")
-    assert build(cfg.protocol) == OWN_PROTOCOLS[protocol].get(data, OTHER_SIZE)
-    if protocol == "paper" and data != "folder":
-        assert build(cfg.protocol) == build(compose_cfg("eval", f"data={data}").protocol)  # what the data set chooses itself
-    assert (cfg.model.templates, cfg.model.normalisation, cfg.words.name) == ("maskclip", None, "own")
+def test_protocols_are_merged_as_hydra_does() -> None:
+    for protocol, data in (("sclip", "voc21"), ("naclip", "voc20"), ("paper", "context59")):
+        assert protocol_for(protocol, data) == build(composed("eval", f"data={data}", f"protocol={protocol}").protocol)
 
 
-def test_protocols_leave_alone_what_has_no_sentences_or_its_own(compose_cfg: Callable[..., DictConfig]) -> None:
-    assert set(compose_cfg("eval", "protocol=sclip", "model=student").model) == {"_target_", "checkpoint"}
-    assert len(compose_cfg("eval", "protocol=sclip", "model=maskclip_textures").model.templates) == 6
-    assert compose_cfg("eval", "protocol=tcl", "model=maskclip_textures").model.normalisation is None
-    assert compose_cfg("eval", "protocol=tcl", "model.normalisation=openai").model.normalisation == "openai"
-    assert compose_cfg("eval", "protocol=sclip", "model.templates=simple").model.templates == "simple"
-    segment = compose_cfg("segment", "protocol=sclip", "protocol.short_side=500")
-    assert (build(segment.protocol).short_side, build(segment.protocol).logit_scale, segment.model.templates) == (500, 40, "openai")
+def test_every_number_that_a_data_set_states_is_read_by_its_protocol() -> None:
+    for data in options("data"):
+        classes = next(entry["/classes"] for entry in data_file(data).defaults if "/classes" in entry)
+        has_background = read_class_file(CONF / "classes" / f"{classes}.yaml")["background"]
+        for name, numbers in data_file(data).get("protocols", {}).items():
+            built = protocol_for(name, data)
+            assert {key: getattr(built, key) for key in numbers} == numbers, (data, name)
+            assert not built.background_threshold or has_background, (data, name)
 
 
-def test_clip_and_maskclip_differ_in_the_strategy_only(compose_cfg: Callable[..., DictConfig]) -> None:
-    ours, baseline = (plain(compose_cfg("eval", f"model={name}_vit16").model) for name in ("maskclip", "clip"))
+def test_every_protocol_is_valid_on_a_data_set_without_numbers() -> None:
+    assert protocol_for("paper", "folder") == protocol_for("short_512", "folder") == Protocol(short_side=512, long_side=2048)
+    for protocol in options("protocol"):
+        assert protocol_for(protocol, "folder").background_threshold is None
+
+
+COMMON = {"long_side": 2048, "synonyms": "probability"}
+SCLIP = {"short_side": 336, "window": 224, "stride": 112, **COMMON}
+
+
+@pytest.mark.parametrize(
+    ("protocol", "data", "expected"),
+    [
+        # github.com/wangf3014/SCLIP: configs of 57fa9aa, clip_segmentor.py of d84d4ab
+        ("sclip", "voc21", {**SCLIP, "logit_scale": 65, "background_threshold": 0.1, "area_threshold": 0.1}),
+        ("sclip", "context60", {**SCLIP, "logit_scale": 50, "background_threshold": 0.1}),
+        ("sclip", "coco_stuff", {**SCLIP, "short_side": 448, "logit_scale": 40}),
+        ("sclip", "cityscapes", {**SCLIP, "short_side": 560, "logit_scale": 40}),
+        # github.com/sinahmr/NACLIP: configs and naclip.py of defb7c9 (slide_crop=0 on VOC: the whole image)
+        ("naclip", "voc20", {"short_side": 336, "logit_scale": 40, **COMMON}),
+        ("naclip", "coco_object", {**SCLIP, "logit_scale": 40, "background_threshold": 0.1}),
+        # github.com/mc-lan/ClearCLIP: configs of fd05ce4, clearclip_segmentor.py of afe06b8
+        ("clearclip", "voc21", {"short_side": 448, "window": 448, "stride": 224, "logit_scale": 50, "background_threshold": 0.5, **COMMON}),
+        ("clearclip", "cityscapes", {"short_side": 448, "window": 224, "stride": 224, "logit_scale": 50, **COMMON}),
+        # github.com/mc-lan/ProxyCLIP: configs and proxyclip_segmentor.py of 05c3c18
+        ("proxyclip", "voc21", {**SCLIP, "window": 336, "logit_scale": 40, "background_threshold": 0.2}),
+        ("proxyclip", "ade20k", {**SCLIP, "window": 336, "short_side": 448, "logit_scale": 40}),
+        # github.com/khanrc/tcl (kakaobrain/tcl): segmentation/configs/_base_/datasets of e643d68
+        ("tcl", "context60", {"short_side": 448, "long_side": 2048, "window": 448, "stride": 224}),
+        # the paper, section 4.1, and the released configs
+        ("paper", "context59", {"long_side": 520}),
+        ("paper", "voc20", {"short_side": 512, "long_side": 2048}),
+    ],
+)
+def test_published_values(protocol: str, data: str, expected: dict[str, Any]) -> None:
+    assert protocol_for(protocol, data) == Protocol(**expected)
+
+
+def test_a_protocol_brings_its_templates_and_preprocessing_to_evaluation() -> None:
+    for program, data in (("eval", ["data=voc21"]), ("segment", [])):
+        sclip, tcl = (composed(program, *data, f"protocol={name}") for name in ("sclip", "tcl"))
+        with_words = {name: OmegaConf.select(cfg, "words.name") for name, cfg in (("sclip", sclip), ("tcl", tcl))}
+        assert with_words == {"sclip": "sclip", "tcl": "tcl"}
+        assert (sclip.model.templates, sclip.model.normalisation) == ("openai", None)
+        assert (tcl.model.templates, tcl.model.normalisation) == ("tcl", "imagenet")
+        assert (composed(program).model.templates, composed(program).words.name) == ("maskclip", "own")
+
+
+def test_a_protocol_leaves_alone_a_model_with_other_templates_or_none() -> None:
+    assert set(composed("eval", "protocol=sclip", "model=student").model) == {"_target_", "checkpoint"}
+    tiny = composed("eval", "protocol=tcl", "model=maskclip_textures").model
+    assert len(tiny.templates) == 6 and tiny.normalisation is None
+    chosen = composed("eval", "protocol=tcl", "model.templates=simple", "model.normalisation=openai", "protocol.short_side=500")
+    assert (chosen.model.templates, chosen.model.normalisation, chosen.protocol.short_side) == ("simple", "openai", 500)
+
+
+def test_training_targets_do_not_depend_on_the_protocol() -> None:
+    """Teacher (templates, normalisation), words and task of a training run are those of the run without a protocol."""
+    before = composed("train", "experiment=voc21_zero_shot")
+    for name in ("sclip", "proxyclip", "tcl"):
+        cfg = composed("train", "experiment=voc21_zero_shot", f"protocol={name}")
+        assert build(cfg.protocol) != build(before.protocol)
+        for key in ("teacher", "task", "student", "data"):
+            assert plain(cfg[key]) == plain(before[key]), (name, key)
+        assert words_of(cfg) == words_of(before)
+    assert composed("train", "experiment=voc21_zero_shot", "words=sclip").teacher.templates == "openai"
+
+
+# Models and class lists
+
+
+def test_a_model_has_the_same_values_as_a_teacher() -> None:
+    for name in ("maskclip_rn101", "clip_vit16"):
+        assert plain(composed("train", f"model@teacher={name}").teacher) == plain(composed("eval", f"model={name}").model)
+
+
+def test_clip_and_maskclip_differ_in_the_strategy_only() -> None:
+    ours, baseline = (plain(composed("eval", f"model={name}_vit16").model) for name in ("maskclip", "clip"))
     assert {key for key in ours if ours[key] != baseline[key]} == {"strategy"}
 
 
-COUNTS = {
-    "voc20": (20, 5),
-    "voc21": (21, 5),
-    "context59": (59, 0),
-    "context60": (60, 10),
-    "context459": (459, 0),
-    "coco_stuff171": (171, 15),
-    "coco_object": (81, 0),
-    "cityscapes19": (19, 0),
-    "ade150": (150, 0),
-    "textures": (13, 4),
-    "web_batman": (7, 0),
-    "web_batman_ext": (26, 0),
-    "web_blur": (20, 0),
-    "web_car_brands": (23, 0),
-    "web_car_color": (24, 0),
-    "web_gates": (7, 0),
-    "web_mario": (7, 0),
-    "web_mickey": (7, 0),
-    "web_sports": (17, 0),
-}
+@pytest.mark.parametrize(("name", "without"), [("vit16", set()), ("rn50", {"exact_gelu", "layer_norm_eps", "projected_keys", "stretch"})])
+def test_the_official_presets(name: str, without: set[str]) -> None:
+    ours, official = (plain(composed("eval", f"model={preset}").model) for preset in (f"maskclip_{name}", f"maskclip_{name}_official"))
+    assert {key for key in ours if ours[key] != official[key]} == {"released", "logit_scale"} and official["logit_scale"] == 100
+    assert {key for key, on in official["released"].items() if on is True} == {f.name for f in fields(Released)} - without
+    assert not any(on is True for on in ours["released"].values())
 
 
-def test_every_class_list_is_counted() -> None:
-    assert set(COUNTS) | {"custom"} == set(options("classes"))
+def test_class_lists() -> None:
+    for path in (CONF / "classes").glob("*.yaml"):
+        if path.stem == "custom":
+            continue
+        vocabulary = Vocabulary(**read_class_file(path))
+        assert len(set(vocabulary.names)) == len(vocabulary.colours) == len(vocabulary), path
+        assert vocabulary.background == (vocabulary.names[0] == "background"), path
+        number = "".join(filter(str.isdigit, path.stem))
+        assert not number or len(vocabulary) == int(number), path
 
 
-@pytest.mark.parametrize("name", sorted(COUNTS))
-def test_class_lists(name: str) -> None:
-    vocabulary = Vocabulary(**OmegaConf.to_container(OmegaConf.load(CONF / "classes" / f"{name}.yaml")))
-    assert (len(vocabulary), len(vocabulary.unseen)) == COUNTS[name]
-    assert len(vocabulary.colours) == len(vocabulary)
-    assert vocabulary.background == (vocabulary.names[0] == "background")
+@pytest.mark.parametrize(
+    ("name", "unseen"),
+    [
+        ("voc20", [15, 16, 17, 18, 19]),
+        ("voc21", [16, 17, 18, 19, 20]),
+        ("context60", [1, 7, 8, 15, 20, 25, 32, 34, 49, 55]),
+        ("coco_stuff171", [19, 23, 28, 29, 36, 51, 76, 88, 94, 112, 133, 136, 137, 157, 160]),
+    ],
+)
+def test_unseen_classes_are_those_of_the_zero_shot_protocol(name: str, unseen: list[int]) -> None:
+    assert sorted(Vocabulary(**read_class_file(CONF / "classes" / f"{name}.yaml")).unseen_indices) == unseen
 
 
-UNSEEN = {
-    "voc20": [15, 16, 17, 18, 19],
-    "context60": [1, 7, 8, 15, 20, 25, 32, 34, 49, 55],
-    "coco_stuff171": [19, 23, 28, 29, 36, 51, 76, 88, 94, 112, 133, 136, 137, 157, 160],
-}
+def test_the_example_of_a_class_list_composes() -> None:
+    cfg = composed("segment", "classes=_example")
+    assert Vocabulary(**words_of(cfg)).words[1] == ["Joker", "The Joker"] and "_example" not in options("classes")
 
 
-@pytest.mark.parametrize("name", sorted(UNSEEN))
-def test_unseen_classes_stand_where_the_protocol_has_them(name: str) -> None:
-    vocabulary = Vocabulary(**OmegaConf.to_container(OmegaConf.load(CONF / "classes" / f"{name}.yaml")))
-    assert sorted(vocabulary.unseen_indices) == UNSEEN[name]
+def test_a_class_list_is_read_as_hydra_composes_it() -> None:
+    for name in ("voc21", "context60"):
+        assert plain(composed("segment", f"classes={name}").classes) == read_class_file(CONF / "classes" / f"{name}.yaml")
+
+
+# Sweeps
 
 
 def sweep(name: str) -> dict[str, Any]:
@@ -384,22 +296,39 @@ def test_the_sweep_of_corruptions_is_the_papers() -> None:
 
 
 def test_the_sweep_of_differences_is_none_each_and_all() -> None:
-    habits = [field.name for field in fields(Released)]
+    differences = [field.name for field in fields(Released)]
     choices = yaml.safe_load(f"[{sweep('official_differences')['model.released']}]")
-    assert choices == [{}, *({habit: True} for habit in habits), dict.fromkeys(habits, True)]
+    assert choices == [{}, *({name: True} for name in differences), dict.fromkeys(differences, True)]
 
 
-@pytest.mark.parametrize(("name", "without"), [("vit16", set()), ("rn50", {"exact_gelu", "layer_norm_eps", "projected_keys", "stretch"})])
-def test_the_official_presets(name: str, without: set[str], compose_cfg: Callable[..., DictConfig]) -> None:
-    ours, official = (plain(compose_cfg("eval", f"model={preset}").model) for preset in (f"maskclip_{name}", f"maskclip_{name}_official"))
-    assert {key for key in ours if ours[key] != official[key]} == {"released", "logit_scale"} and official["logit_scale"] == 100
-    assert {key for key, on in official["released"].items() if on is True} == {f.name for f in fields(Released)} - without
-    assert not any(on is True for on in ours["released"].values())
+# Paths and the machine
 
 
-def test_the_tiny_clips_config_is_open_clips_format() -> None:
-    content = json.loads((ROOT / "src/maskclip/assets/maskclip-tiny.json").read_text())
-    assert set(content) == {"embed_dim", "vision_cfg", "text_cfg"}
+def test_the_folder_of_data_sets_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = composed("eval", "data=voc20")
+    monkeypatch.delenv("MASKCLIP_DATA", raising=False)
+    assert cfg.data.root == f"{ROOT}/data/VOCdevkit/VOC2012"
+    monkeypatch.setenv("MASKCLIP_DATA", "/sets")
+    assert cfg.data.root == "/sets/VOCdevkit/VOC2012"
+
+
+@pytest.mark.parametrize("program", [*GROUPS, "inspect"])
+def test_every_program_reads_the_settings_of_this_machine(program: str, tmp_path: Path) -> None:
+    """conf/local/default.yaml overrides the program's values and an experiment's, and the command line overrides it."""
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local" / "default.yaml").write_text("# @package _global_\npaths:\n  data: /sets\n  outputs: /runs\n")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose(program, overrides=[f"hydra.searchpath=[file://{tmp_path}]", "paths.outputs=/mine"])
+    assert (cfg.paths.data, cfg.paths.outputs) == ("/sets", "/mine")
+    assert "/conf/local/" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+def test_ddp_sets_devices_and_strategy_only() -> None:
+    one, many = (plain(composed("train", f"trainer={name}", "paths.output=out").trainer) for name in ("default", "ddp"))
+    assert {key for key in one if one[key] != many[key]} == {"devices", "strategy"}
+
+
+# Errors
 
 
 def test_a_setting_that_its_target_does_not_have() -> None:
@@ -408,10 +337,20 @@ def test_a_setting_that_its_target_does_not_have() -> None:
 
 
 @pytest.mark.parametrize(
-    "setting", ["num_nodes=x", "num_nodes=0", "devices=x", "devices=0", "devices=[]", "devices=[a]", "devices=true", "devices=-2"]
+    ("key", "value"),
+    [
+        *(("num_nodes", value) for value in ("x", 0)),
+        *(("devices", value) for value in ("x", 0, [], ["a"], True, -2)),
+        ("devices", -1),  # all GPUs, on the CPU
+    ],
 )
-def test_devices_that_cannot_be(setting: str) -> None:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("eval", overrides=["trainer=cpu", f"trainer.{setting}", "trainer.default_root_dir=null"])
-    with pytest.raises(InputError, match=f"trainer.{setting.partition('=')[0]}="):
+def test_invalid_devices(key: str, value: Any) -> None:
+    cfg = composed("eval", "trainer=cpu", "trainer.default_root_dir=null")
+    OmegaConf.update(cfg, f"trainer.{key}", value)
+    with pytest.raises(InputError, match=f"trainer.{key}="):
         build_trainer(cfg)
+
+
+def test_the_tiny_clips_config_is_open_clips_format() -> None:
+    content = json.loads((ROOT / "src/maskclip/assets/maskclip-tiny.json").read_text())
+    assert set(content) == {"embed_dim", "vision_cfg", "text_cfg"}

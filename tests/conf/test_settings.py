@@ -10,11 +10,12 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.strategies import DDPStrategy
+from support.configs import composed, with_values
 
 from maskclip import InputError, MaskCLIP, Protocol, Released, Student
 from maskclip.data.datamodule import SegmentationData
 from maskclip.data.transforms import TrainTransform
-from maskclip.programs import common, embed, evaluate, export, segment, train
+from maskclip.programs import common, embed_text, evaluate, export, segment, train
 from maskclip.programs.common import build_trainer, check_precision, check_run, check_trainer
 from maskclip.programs.training import check_training
 from maskclip.tasks.callbacks import LabelPictures
@@ -37,7 +38,7 @@ def table(**keys: tuple[Any, ...]) -> list[tuple[str, Any]]:
         skip_broken=NOT_BOOLEAN,
         exif=NOT_BOOLEAN,
         batch_size=NOT_COUNT,
-        eval_batch=NOT_COUNT,
+        eval_batch_size=NOT_COUNT,
         num_workers=(True, -1, 1.5, "1"),
         seed=(True, -1, 0.5, "1"),
         severity=(*NOT_COUNT, 6),
@@ -102,7 +103,7 @@ def test_student(key: str, value: Any) -> None:
         background_threshold=(*NOT_NUMBER, -0.1, 1.1),
         synonyms=(True, "x"),
         precision=(True, "bf16-mixed", 16),
-        batch=NOT_COUNT,
+        batch_size=NOT_COUNT,
         max_pixels=NOT_COUNT,
     ),
 )
@@ -116,72 +117,65 @@ def test_released_is_true_or_false() -> None:
 
 
 @pytest.mark.parametrize(("key", "value"), table(every_n_train_steps=NOT_COUNT, count=NOT_COUNT))
-def test_label_pictures(key: str, value: Any) -> None:
-    with pytest.raises(InputError, match=rf"callbacks\.pictures\.{key}="):
+def test_training_images(key: str, value: Any) -> None:
+    with pytest.raises(InputError, match=rf"callbacks\.training_images\.{key}="):
         LabelPictures("unused", **{key: value})
 
 
-@pytest.mark.parametrize(
-    "override",
-    [
+def refused(check: Callable[[DictConfig], Any], cfg: DictConfig, invalid: list[tuple[str, Any]]) -> None:
+    """The config passes the check, and each of the invalid values is named in its error."""
+    check(cfg)
+    for key, value in invalid:
+        with pytest.raises(InputError, match=rf"{key}=.*: give"):
+            check(with_values(cfg, **{key: value}))
+
+
+def test_training() -> None:
+    invalid = [
         *(
-            f"trainer.{key}={value}"
+            (f"trainer.{key}", value)
             for key in ("max_steps", "accumulate_grad_batches", "log_every_n_steps")
-            for value in ("true", 0, 1.5, "x")
+            for value in (True, 0, 1.5, "x")
         ),
-        *(f"trainer.val_check_interval={value}" for value in ("true", 0, 0.5, "null")),
-        *(f"trainer.precision={value}" for value in ("bf16-true", "16-true", "bf16", "64-true", 16)),
-        *(f"trainer.gradient_clip_val={value}" for value in ("true", 0, -1, "nan", "x")),
-        "trainer.max_epochs=5",
-        "trainer.check_val_every_n_epoch=1",
-        "compile=1",
-        "seed=true",
-        "seed=-1",
-        "pictures=true",
-        "pictures=-1",
-    ],
-)
-def test_training(override: str, compose_cfg: Callable[..., DictConfig]) -> None:
-    check_training(compose_cfg("train", "experiment=textures_zero_shot"))
-    with pytest.raises(InputError, match=rf"{override.partition('=')[0]}=.*: give"):
-        check_training(compose_cfg("train", "experiment=textures_zero_shot", override))
+        *(("trainer.val_check_interval", value) for value in (True, 0, 0.5, None)),
+        *(("trainer.precision", value) for value in ("bf16-true", "16-true", "bf16", "64-true", 16)),
+        *(("trainer.gradient_clip_val", value) for value in (True, 0, -1, NAN, "x")),
+        ("trainer.max_epochs", 5),
+        ("trainer.check_val_every_n_epoch", 1),
+        ("compile", 1),
+        *((key, value) for key in ("seed", "images_to_save") for value in (True, -1)),
+    ]
+    refused(check_training, composed("train", "experiment=textures_zero_shot"), invalid)
 
 
-@pytest.mark.parametrize(
-    "override",
-    [
-        *(
-            f"trainer.limit_{part}_batches={value}"
-            for part in ("train", "val", "test")
-            for value in ("true", 0, 1, 0.0, 1.5, -1, "nan", "x")
-        ),
-        *(f"trainer.{key}={value}" for key in ("sync_batchnorm", "benchmark", "deterministic") for value in (0, 1, "no", "warning")),
-        "logger.offline=no",
-    ],
-)
-def test_trainer(override: str, compose_cfg: Callable[..., DictConfig]) -> None:
-    check_run(compose_cfg("eval", "logger=wandb"))
-    with pytest.raises(InputError, match=rf"{override.partition('=')[0]}=.*: give"):
-        check_run(compose_cfg("eval", "logger=wandb", override))
+def test_trainer() -> None:
+    limits, switches = ("limit_train_batches", "limit_val_batches", "limit_test_batches"), ("sync_batchnorm", "benchmark", "deterministic")
+    invalid = [
+        *((f"trainer.{key}", value) for key in limits for value in (True, 0, 1, 0.0, 1.5, -1, NAN, "x")),
+        *((f"trainer.{key}", value) for key in switches for value in (0, 1, "no", "warning")),
+        ("logger.offline", "no"),
+    ]
+    refused(check_run, composed("eval", "logger=wandb"), invalid)
 
 
-@pytest.mark.parametrize("value", ["null", 0.25, 1.0, 2, 100])
-def test_limits_of_batches(value: Any, compose_cfg: Callable[..., DictConfig]) -> None:
-    check_trainer(compose_cfg("eval", f"trainer.limit_test_batches={value}", "trainer.deterministic=warn", "trainer.benchmark=true"))
+def test_limits_of_batches() -> None:
+    for value in (None, 0.25, 1.0, 2, 100):
+        values = {"trainer.limit_test_batches": value, "trainer.deterministic": "warn", "trainer.benchmark": True}
+        check_trainer(with_values(composed("eval"), **values))
 
 
 PROGRAMS: dict[str, Callable[[DictConfig], Any]] = {
     "train": train,
     "eval": evaluate,
     "segment": segment,
-    "embed": embed,
+    "embed_text": embed_text,
     "export": export,
 }
 QUICK = {
     "train": ["experiment=textures_zero_shot", "student.encoder=resnet18", "student.weights=null", "data.batch_size=2", "trainer=cpu"],
     "eval": ["model=maskclip_textures", "data=textures", "trainer=cpu"],
     "segment": ["model=maskclip_textures", "classes=textures", "trainer=cpu"],
-    "embed": ["model=maskclip_textures", "classes=textures"],
+    "embed_text": ["model=maskclip_textures", "classes=textures"],
     "export": ["checkpoint=x"],
 }
 UNUSED = ("data.augmentation.",)
@@ -197,62 +191,63 @@ def boolean_keys(node: Any, path: str = "") -> Iterator[str]:
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_every_boolean_is_true_or_false(program: str, compose_cfg: Callable[..., DictConfig], textures_root: Path, tmp_path: Path) -> None:
+def test_every_boolean_is_true_or_false(program: str, textures_root: Path, tmp_path: Path) -> None:
     """Hydra passes "no" and "off" of a command line as strings, which are true in Python."""
-    cfg = compose_cfg(program, *QUICK[program], f"paths.output={tmp_path}")
+    cfg = with_values(composed(program, *QUICK[program]), paths__output=str(tmp_path))
     for key in ("data.root", "input"):
         if key.partition(".")[0] in cfg:
             OmegaConf.update(cfg, key, str(textures_root))
     keys = [key for key in boolean_keys(OmegaConf.to_container(cfg)) if program == "train" or not key.startswith(UNUSED)]
     assert len(keys) > 8 or program == "export"
-    for key in keys:
-        shown = key.replace("teacher.", "model.")  # one class, whatever group names it
-        for value in ("no", "off", 0, 1):
-            changed = cfg.copy()
-            OmegaConf.update(changed, key, value)
-            with pytest.raises(InputError, match=rf"\b{shown}={value}: give true"):
-                PROGRAMS[program](changed)
+    for number, key in enumerate(keys):
+        named = key.replace("teacher.", "model.")  # one class, whatever group names it
+        value = ("no", 1, "off", 0)[number % 4]
+        with pytest.raises(InputError, match=rf"\b{named}={value}: give true"):
+            PROGRAMS[program](with_values(cfg, **{key: value}))
 
 
-def test_no_and_off_are_strings(compose_cfg: Callable[..., DictConfig]) -> None:
-    assert [compose_cfg("eval", f"data.exif={value}").data.exif for value in ("no", "off", "false", 0)] == ["no", "off", False, 0]
+def test_no_and_off_are_strings() -> None:
+    cfg = composed("eval", "data.exif=no", "data.truth=off", "data.skip_broken=false", "data.reduce_zero_label=0")
+    assert [cfg.data[key] for key in ("exif", "truth", "skip_broken", "reduce_zero_label")] == ["no", "off", False, 0]
 
 
 @pytest.mark.parametrize("program", ["eval", "segment"])
-def test_the_precision_of_predictions_is_the_protocols(program: str, compose_cfg: Callable[..., DictConfig]) -> None:
-    check_precision(compose_cfg(program))
+def test_the_precision_of_predictions_is_the_protocols(program: str) -> None:
+    check_precision(composed(program))
     with pytest.raises(InputError, match=r"trainer.precision=bf16-mixed: give protocol.precision=bf16"):
-        check_precision(compose_cfg(program, "trainer.precision=bf16-mixed"))
+        check_precision(with_values(composed(program), trainer__precision="bf16-mixed"))
 
 
 @pytest.mark.parametrize(
-    ("overrides", "several"),
+    ("group", "values", "several"),
     [
-        (["trainer=default"], False),
-        (["trainer=gpu"], False),
-        (["trainer=ddp"], True),
-        (["trainer.devices=4"], True),
-        (["trainer.devices=[0,1]"], True),
-        (["trainer.devices='0,1'"], True),
-        (["trainer.devices=-1"], True),
-        (["trainer.devices=auto"], True),
-        (["trainer=gpu", "trainer.devices=4"], True),
-        (["trainer.num_nodes=2"], True),
-        (["trainer=ddp", "trainer.num_nodes=2", "trainer.devices=4"], True),
+        ("default", {}, False),
+        ("gpu", {}, False),
+        ("ddp", {}, True),
+        ("default", {"devices": 4}, True),
+        ("default", {"devices": [0, 1]}, True),
+        ("default", {"devices": "0,1"}, True),
+        ("default", {"devices": -1}, True),
+        ("default", {"devices": "auto"}, True),
+        ("gpu", {"devices": 4}, True),
+        ("default", {"num_nodes": 2}, True),
+        ("ddp", {"num_nodes": 2, "devices": 4}, True),
     ],
 )
-def test_several_gpus_are_the_same_however_they_are_asked_for(
-    overrides: list[str], several: bool, compose_cfg: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_several_gpus_are_the_same_however_they_are_requested(
+    group: str, values: dict[str, Any], several: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """They always have synchronised BatchNorm, buffers that are not broadcast, and the precision of one GPU."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(common, "build", lambda node, **options: {**node, **options})
-    made: Any = build_trainer(compose_cfg("train", f"paths.output={tmp_path}", *overrides))
+    cfg = with_values(composed("train", f"trainer={group}"), paths__output=str(tmp_path), trainer=values)
+    made: Any = build_trainer(cfg)
     assert (made["sync_batchnorm"], made["precision"]) == (several, "32-true")
     assert isinstance(made["strategy"], DDPStrategy) == several
 
 
-def test_other_strategies_are_refused(compose_cfg: Callable[..., DictConfig], tmp_path: Path) -> None:
-    for strategy in ("fsdp", "ddp_find_unused_parameters_true", "true"):
+def test_other_strategies_are_refused(tmp_path: Path) -> None:
+    for strategy in ("fsdp", "ddp_find_unused_parameters_true", True):
         with pytest.raises(InputError, match=r"trainer.strategy=.*: give auto or ddp"):
-            build_trainer(compose_cfg("train", f"paths.output={tmp_path}", f"trainer.strategy={strategy}"))
+            build_trainer(with_values(composed("train"), paths__output=str(tmp_path), trainer__strategy=strategy))

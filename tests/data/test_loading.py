@@ -113,7 +113,7 @@ def test_without_masks_there_is_no_validation(textures_root: Path, texture_class
 
 def test_evaluation_in_lists_of_images_of_any_size(textures_root: Path, texture_classes: Vocabulary) -> None:
     singles = [sample for samples in module(textures_root, texture_classes).val_dataloader() for sample in samples]
-    lists = list(module(textures_root, texture_classes, eval_batch=3).val_dataloader())
+    lists = list(module(textures_root, texture_classes, eval_batch_size=3).val_dataloader())
     assert [len(samples) for samples in lists] == [3, 2]
     assert [sample["name"] for samples in lists for sample in samples] == [sample["name"] for sample in singles]
     for sample, single in zip((sample for samples in lists for sample in samples), singles, strict=True):

@@ -186,7 +186,7 @@ def test_the_batch_size_does_not_change_predictions(name: str) -> None:
     predictions: list[list[Prediction]] = []
     for batch in (1, 3, 100):
         model = Noise()
-        predictions.append(predict(model, IMAGES, Protocol(**values, batch=batch), ("confidence",)))
+        predictions.append(predict(model, IMAGES, Protocol(**values, batch_size=batch), ("confidence",)))
         assert max(shape[0] for shape in model.shapes) <= batch
     for others in predictions[1:]:
         for one, other in zip(predictions[0], others, strict=True):
@@ -196,9 +196,9 @@ def test_the_batch_size_does_not_change_predictions(name: str) -> None:
 
 def test_windows_of_one_size_share_batches() -> None:
     model = Noise()
-    predict(model, [*IMAGES, IMAGES[0]], Protocol(short_side=64, window=32, stride=16, batch=1000))
+    predict(model, [*IMAGES, IMAGES[0]], Protocol(short_side=64, window=32, stride=16, batch_size=1000))
     assert len(model.shapes) == 1
-    predict(model, IMAGES, Protocol(batch=1000))
+    predict(model, IMAGES, Protocol(batch_size=1000))
     assert sorted(model.shapes[1:]) == [(1, 3, 90, 41), (2, 3, 57, 83)]
 
 
@@ -223,7 +223,7 @@ def test_windows_have_at_most_max_pixels() -> None:
 
 
 def test_features_need_no_second_forward_pass() -> None:
-    model, protocol = Noise(), Protocol(short_side=48, batch=2)
+    model, protocol = Noise(), Protocol(short_side=48, batch_size=2)
     images = [IMAGES[0], IMAGES[1], IMAGES[0]]
     predictions = predict(model, images, protocol, features=True)
     assert sorted(model.shapes) == [(1, 3, 105, 48), (2, 3, 48, 70)]

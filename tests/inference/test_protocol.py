@@ -47,7 +47,7 @@ def test_input_sizes_of_the_published_protocols(protocol: Protocol, size: tuple[
         ({"background_threshold": 40}, "protocol.background_threshold=40"),
         ({"area_threshold": -0.1}, "protocol.area_threshold=-0.1"),
         ({"area_threshold": True}, "protocol.area_threshold=True"),
-        ({"batch": 0}, "protocol.batch=0"),
+        ({"batch_size": 0}, "protocol.batch_size=0"),
         ({"max_pixels": None}, "protocol.max_pixels=None"),
     ],
 )
@@ -66,7 +66,7 @@ def test_settings_restore_the_protocol() -> None:
     protocol = Protocol(**{"short_side": 512, "long_side": 2048})
     assert Protocol(**protocol.settings) == protocol
     assert Protocol(scales=[224, 336]) == Protocol(scales=(224, 336))
-    assert Protocol(scales=[224, 336]).hash == Protocol(scales=(224, 336), batch=1).hash != Protocol(scales=[336, 224]).hash
+    assert Protocol(scales=[224, 336]).hash == Protocol(scales=(224, 336), batch_size=1).hash != Protocol(scales=[336, 224]).hash
     assert Protocol().hash != Protocol(flip=True).hash and len(Protocol().hash) == 12
 
 
@@ -82,7 +82,7 @@ OTHER_VALUES = {
     "background_threshold": 0.1,
     "synonyms": "probability",
     "precision": "bf16",
-    "batch": 1,
+    "batch_size": 1,
     "max_pixels": 1000,
     "area_threshold": 0.1,
 }
@@ -94,7 +94,7 @@ def test_the_hash_covers_every_field_but_batch() -> None:
     for name, value in OTHER_VALUES.items():
         changed = copy(Protocol())
         object.__setattr__(changed, name, value)  # without validation, which requires a stride for a window
-        assert (changed.hash == Protocol().hash) == (name == "batch")
+        assert (changed.hash == Protocol().hash) == (name == "batch_size")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from maskclip.inference.labels import decide
 from maskclip.inference.predict import predict_logits, rule_of
 from maskclip.inference.protocol import NATIVE
 from maskclip.models.released import alter_tower
-from maskclip.programs.common import plain
+from maskclip.programs.config import plain
 
 GOLDENS = np.load(ROOT / "tests" / "assets" / "goldens.npz")
 OFFICIAL = Released(

@@ -316,7 +316,7 @@ def test_from_the_release_to_a_step_of_training(name: str, data: str, labels: st
         "trainer.val_check_interval=1",
         "trainer.enable_progress_bar=false",
         "logger=none",
-        "pictures=1",
+        "images_to_save=1",
     ]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"), pytest.warns(UserWarning, match="mean nothing to it"):
         card, student = train_student(compose("train", overrides=overrides), tmp_path / "out")

@@ -15,7 +15,14 @@ from support.programs import call, command, environment
 pytestmark = pytest.mark.slow
 
 RANDOM_WEIGHTS = ("teacher.pretrained=null", "teacher.templates=simple", "teacher.cache=null", "student.weights=null")
-TWO_STEPS = ("debug=quick", "trainer=cpu", "data.batch_size=2", "data.num_workers=0", "callbacks.last.every_n_train_steps=1", "pictures=1")
+TWO_STEPS = (
+    "debug=quick",
+    "trainer=cpu",
+    "data.batch_size=2",
+    "data.num_workers=0",
+    "callbacks.last.every_n_train_steps=1",
+    "images_to_save=1",
+)
 
 
 @pytest.mark.parametrize(

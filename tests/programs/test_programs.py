@@ -25,7 +25,7 @@ from maskclip.textures.dataset import write_textures
 
 @pytest.mark.slow
 def test_eval_writes_a_card_a_table_and_pictures(tmp_path: Path, textures_root: Path) -> None:
-    result = call(tmp_path, "eval", *TINY, f"data.root={textures_root}", "pictures=2")
+    result = call(tmp_path, "eval", *TINY, f"data.root={textures_root}", "images_to_save=2")
     assert result.returncode == 0, result.stderr
     assert "mIoU" in result.stdout and "brick wall" in result.stdout
     card = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -34,14 +34,20 @@ def test_eval_writes_a_card_a_table_and_pictures(tmp_path: Path, textures_root: 
     assert set(needed.split()) <= set(card)
     assert card["images"] == 5 and card["data"] == "textures" and len(card["iou"]) == 13
     assert card["config"]["model"]["architecture"] == "maskclip-tiny" and card["words_of"] == "own"
-    assert len(list((tmp_path / "out" / "pictures").glob("*.png"))) == 2
+    assert len(list((tmp_path / "out" / "images").glob("*.png"))) == 2
 
 
 @pytest.mark.slow
 def test_two_processes_count_every_pixel_once(tmp_path: Path, textures_root: Path) -> None:
     for name, trainer in (("one", "cpu"), ("two", "ddp_cpu")):
         result = call(
-            tmp_path, "eval", *TINY, f"trainer={trainer}", f"data.root={textures_root}", f"paths.output={tmp_path}/{name}", "pictures=0"
+            tmp_path,
+            "eval",
+            *TINY,
+            f"trainer={trainer}",
+            f"data.root={textures_root}",
+            f"paths.output={tmp_path}/{name}",
+            "images_to_save=0",
         )
         assert result.returncode == 0, result.stderr
     one, two = (np.load(tmp_path / name / "confusion.npy") for name in ("one", "two"))
@@ -272,11 +278,11 @@ def test_more_classes_than_eight_bits_hold(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_text_embeddings_travel(tmp_path: Path, textures_root: Path) -> None:
     """Words embedded by one run serve another that has no text tower and no cache, with the same result."""
-    settings = (*TINY, f"data.root={textures_root}", "pictures=0")
+    settings = (*TINY, f"data.root={textures_root}", "images_to_save=0")
     assert call(tmp_path, "eval", *settings).returncode == 0
     own = json.loads((tmp_path / "out" / "results.json").read_text())
     file = tmp_path / "words.safetensors"
-    embedded = call(tmp_path, "embed", "model=maskclip_textures", "classes=textures", f"output={file}")
+    embedded = call(tmp_path, "embed_text", "model=maskclip_textures", "classes=textures", f"output={file}")
     assert embedded.returncode == 0 and "14 words of 13 classes" in embedded.stdout, embedded.stderr
     visual = {k: v for k, v in load_clip("maskclip-tiny", "textures").state_dict().items() if k.startswith("visual.")}
     torch.save(visual, tmp_path / "visual.pt")
@@ -287,7 +293,7 @@ def test_text_embeddings_travel(tmp_path: Path, textures_root: Path) -> None:
 
 @pytest.mark.slow
 def test_a_sweep_ends_in_one_table(tmp_path: Path, textures_root: Path) -> None:
-    settings = (*TINY, f"data.root={textures_root}", "pictures=0", f"hydra.sweep.dir={tmp_path}/sweep")
+    settings = (*TINY, f"data.root={textures_root}", "images_to_save=0", f"hydra.sweep.dir={tmp_path}/sweep")
     result = call(tmp_path, "eval", "sweep=strategies", *settings)
     assert result.returncode == 0, result.stderr
     table = (tmp_path / "sweep" / "table.md").read_text().splitlines()
@@ -323,7 +329,14 @@ def test_offline_with_cached_weights(tmp_path: Path, textures_root: Path) -> Non
     (place / "snapshots" / ("0" * 40)).mkdir(parents=True)
     weights = place / "snapshots" / ("0" * 40) / "open_clip_model.safetensors"
     save_file(open_clip.create_model("RN50-quickgelu").state_dict(), weights)
-    settings = ("model=maskclip_rn50", "model.templates=simple", "data=textures", f"data.root={textures_root}", "trainer=cpu", "pictures=0")
+    settings = (
+        "model=maskclip_rn50",
+        "model.templates=simple",
+        "data=textures",
+        f"data.root={textures_root}",
+        "trainer=cpu",
+        "images_to_save=0",
+    )
     result = call(tmp_path, "eval", *settings)
     weights.unlink()  # 400 MB
     assert result.returncode == 0, result.stderr
@@ -332,7 +345,7 @@ def test_offline_with_cached_weights(tmp_path: Path, textures_root: Path) -> Non
 
 @pytest.mark.slow
 def test_a_multirun_names_what_is_missing_and_runs_the_rest(tmp_path: Path, textures_root: Path) -> None:
-    settings = (f"data.root={textures_root},{tmp_path}", f"hydra.sweep.dir={tmp_path}/sweep", "pictures=0")
+    settings = (f"data.root={textures_root},{tmp_path}", f"hydra.sweep.dir={tmp_path}/sweep", "images_to_save=0")
     result = call(tmp_path, "eval", *TINY, *settings, "--multirun")
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert "error: no split file" in result.stderr
@@ -388,7 +401,7 @@ def test_without_weights_one_sentence(tmp_path: Path, textures_root: Path) -> No
         (("segment", "model=maskclip_textures", "input=nowhere", "classes.names=[zebra]"), "no such file or folder: nowhere"),
         (("segment", "model=maskclip_textures", "classes.names=[zebra]"), "no input"),
         (("eval", "model=maskclip_textures", "data=textures", "data.root=nowhere"), "python scripts/prepare_textures.py"),
-        (("train", "data=folder", "classes.names=[zebra]", "teacher=textures"), "please give data.root=..."),
+        (("train", "data=folder", "classes.names=[zebra]", "model@teacher=maskclip_textures"), "please give data.root=..."),
         (
             ("train", "experiment=textures_zero_shot", "data.root={textures}", "resume={textures}/JPEGImages/val_00000.jpg"),
             "not a checkpoint",

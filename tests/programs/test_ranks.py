@@ -116,7 +116,7 @@ def test_a_first_process_that_was_killed_is_reported(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_broken_image_of_the_second_process_ends_an_evaluation(tmp_path: Path, scenes: Path) -> None:
     (scenes / "JPEGImages" / "val_00001.jpg").write_text("no picture")
-    result = call(tmp_path, "eval", *TINY, "trainer=ddp_cpu", f"data.root={scenes}", "pictures=0")
+    result = call(tmp_path, "eval", *TINY, "trainer=ddp_cpu", f"data.root={scenes}", "images_to_save=0")
     expect_one_sentence(result, "cannot read the image", "val_00001.jpg")
 
 

@@ -33,7 +33,7 @@ def test_segment_and_embed_need_no_other_place_than_their_output(tmp_path: Path)
     draw_photos(tmp_path / "photos", 2)
     segmented = run(tmp_path, "segment", *SMALL_PICTURES, f"input={tmp_path}/photos", f"output={tmp_path}/s")
     assert segmented.returncode == 0 and len(list((tmp_path / "s" / "masks").iterdir())) == 2, segmented.stderr
-    embedded = run(tmp_path, "embed", "model=maskclip_textures", "classes=textures", f"output={tmp_path}/words.safetensors")
+    embedded = run(tmp_path, "embed_text", "model=maskclip_textures", "classes=textures", f"output={tmp_path}/words.safetensors")
     assert embedded.returncode == 0 and (tmp_path / "words.safetensors").is_file(), embedded.stderr
     assert list((tmp_path / "work").iterdir()) == []
     assert not list((tmp_path / "s").rglob("*.log")) and not (tmp_path / "s" / ".hydra").exists()
@@ -47,7 +47,7 @@ def test_an_outputs_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("program", ["train", "export", "embed"])
+@pytest.mark.parametrize("program", ["train", "export", "embed_text"])
 def test_a_full_disk_is_one_sentence_and_leaves_no_half_file(tmp_path: Path, textures_root: Path, program: str) -> None:
     """No file may be longer than 8 kB in the run. Hydra's files are written where there is room."""
     settings = (*SMALL_STUDENT, f"data.root={textures_root}", "trainer.max_steps=1", "trainer.val_check_interval=1")
@@ -56,7 +56,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_half_file(tmp_path: Path, tex
     lines = {
         "train": (*settings, "hydra.output_subdir=null", f"hydra.run.dir={tmp_path}/new"),
         "export": (f"checkpoint={tmp_path}/out/checkpoints/last.ckpt", f"output={tmp_path}/new"),
-        "embed": (
+        "embed_text": (
             "model=maskclip_textures",
             "classes=context59",
             "model.templates=simple",

@@ -33,7 +33,7 @@ def test_without_masks_only_training_images_are_listed(
     monkeypatch.setattr(training, "build", build)
     monkeypatch.setattr(SegmentationData, "dataset", lambda self, split: listed.append(split) or dataset(self, split))
     where = [f"data.root={tmp_path}", "data.labels=none", f"data.images={images}"]
-    cfg = compose_cfg("train", "data=folder", "teacher=textures", "classes.names=[cat]", *where)
+    cfg = compose_cfg("train", "data=folder", "model@teacher=maskclip_textures", "classes.names=[cat]", *where)
     with pytest.raises(TeacherReachedError):
         training.train_student(cfg, tmp_path / "out")
     assert listed == ["train"]

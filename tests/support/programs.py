@@ -20,7 +20,7 @@ SMALL_STUDENT = (
     "data.augmentation.crop=64",
     "student.decoder_channels=16",
     "callbacks.last.every_n_train_steps=1",
-    "pictures=0",
+    "images_to_save=0",
 )
 
 SMALL_PICTURES = ("model=maskclip_textures", "classes=textures", "protocol.short_side=48", "trainer=cpu")

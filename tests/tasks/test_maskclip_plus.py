@@ -344,7 +344,7 @@ def test_a_checkpoint_from_before_an_option_resumes_with_its_default(tiny: MaskC
 
 def test_another_protocol_is_refused_with_both_values_and_another_batch_is_not(tiny: MaskCLIP, tmp_path: Path) -> None:
     task = make_task(tiny)
-    for name, protocol in {"windows": {"window": 64, "stride": 32}, "batch": {"batch": 2}}.items():
+    for name, protocol in {"windows": {"window": 64, "stride": 32}, "batch": {"batch_size": 2}}.items():
         torch.save({"hyper_parameters": {**task.hparams, "protocol": protocol}}, tmp_path / f"{name}.ckpt")
     check_resumable(task, str(tmp_path / "batch.ckpt"))
     with pytest.raises(InputError, match=r"\(protocol.window was 64, is null; protocol.stride was 32, is null\)"):

@@ -44,14 +44,14 @@ def run(model: MaskCLIP, outputs: Outputs, pictures: list[Picture], protocol: Pr
     return task
 
 
-@pytest.mark.parametrize(("batch", "num_workers"), [(1, 0), (8, 2)])
-def test_three_broken_among_fifty(tmp_path: Path, tiny: MaskCLIP, batch: int, num_workers: int) -> None:
+@pytest.mark.parametrize(("batch_size", "num_workers"), [(1, 0), (8, 2)])
+def test_three_broken_among_fifty(tmp_path: Path, tiny: MaskCLIP, batch_size: int, num_workers: int) -> None:
     photos = draw(tmp_path / "photos", 50)
     (photos / "007.png").write_bytes(b"")
     (photos / "020.png").write_text("no picture")
     (photos / "049.png").write_bytes((photos / "048.png").read_bytes()[:-200])
     outputs = Outputs(tmp_path / "out", tiny.vocabulary)
-    task = run(tiny, outputs, find_pictures([str(photos)], outputs.folder)[0], batch=batch, num_workers=num_workers)
+    task = run(tiny, outputs, find_pictures([str(photos)], outputs.folder)[0], batch_size=batch_size, num_workers=num_workers)
     assert [picture.name for picture, _ in task.broken] == ["007.png", "020.png", "049.png"]
     assert all("cannot read the image" in why for _, why in task.broken)
     written = sorted(path.stem for path in (tmp_path / "out" / "masks").iterdir())
@@ -182,11 +182,13 @@ class Picky(torch.nn.Module):
         return self.model(image, **options)
 
 
-@pytest.mark.parametrize("batch", [1, 6])
-def test_an_image_that_the_network_cannot_take_does_not_stop_the_others(tmp_path: Path, tiny: MaskCLIP, batch: int) -> None:
+@pytest.mark.parametrize("batch_size", [1, 6])
+def test_an_image_that_the_network_cannot_take_does_not_stop_the_others(tmp_path: Path, tiny: MaskCLIP, batch_size: int) -> None:
     photos = draw(tmp_path / "photos", 6)
     outputs = Outputs(tmp_path / "out", tiny.vocabulary)
-    task = run(Picky(tiny, {56}), outputs, find_pictures([str(photos)], outputs.folder)[0], Protocol(), batch=batch, num_workers=0)
+    task = run(
+        Picky(tiny, {56}), outputs, find_pictures([str(photos)], outputs.folder)[0], Protocol(), batch_size=batch_size, num_workers=0
+    )
     assert [picture.name for picture, _ in task.broken] == ["001.png", "004.png"]
     assert task.broken[0][1] == f"cannot segment {photos / '001.png'}: RuntimeError: CUDA out of memory. Tried to allocate 2.00 GiB"
     assert sorted(path.name for path in (tmp_path / "out" / "masks").iterdir()) == [f"00{i}.png.png" for i in (0, 2, 3, 5)]
@@ -227,7 +229,7 @@ def test_what_prepare_cannot_do_is_said(tmp_path: Path, tiny: MaskCLIP, kind: ty
         pl.Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False).predict(task)
 
 
-@pytest.mark.parametrize("option", ["batch", "num_workers", "num_writers"])
+@pytest.mark.parametrize("option", ["batch_size", "num_workers", "num_writers"])
 def test_numbers_that_cannot_be(tmp_path: Path, tiny: MaskCLIP, option: str) -> None:
     with pytest.raises(InputError, match=rf"{option}=-1: give a number"):
         Segmentation(tiny, PROTOCOL, Outputs(tmp_path / "out", tiny.vocabulary), list, **{option: -1})

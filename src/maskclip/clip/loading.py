@@ -201,7 +201,7 @@ def load_tokenizer(architecture: str) -> Any:
     except OSError as cause:
         raise InputError(
             f"the tokenizer of {architecture} is not on this machine and could not be downloaded now; connect once, or bring text "
-            "embeddings from a machine that has it (model.text_embeddings; python src/embed.py writes them)"
+            "embeddings from a machine that has it (model.text_embeddings; python src/embed_text.py writes them)"
         ) from cause
 
 

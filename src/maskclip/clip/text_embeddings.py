@@ -150,7 +150,7 @@ def load_text(path: Path, vocabulary: Vocabulary, architecture: str, visual_sha2
     architecture or (`visual_sha256`) other weights, or lacks a word.
     """
     if not path.is_file():
-        raise InputError(f"no text embeddings {path} (model.text_embeddings); python src/embed.py writes them")
+        raise InputError(f"no text embeddings {path} (model.text_embeddings); python src/embed_text.py writes them")
     check_readable(path, "model.text_embeddings")
     try:
         with safe_open(path, framework="pt") as file:
@@ -159,13 +159,13 @@ def load_text(path: Path, vocabulary: Vocabulary, architecture: str, visual_sha2
         if embeddings.ndim != 2 or len(embeddings) != len(words) or not embeddings.isfinite().all():
             raise ValueError("rows and words differ")
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as cause:
-        raise InputError(f"{path} is not a file of text embeddings as python src/embed.py writes them") from cause
+        raise InputError(f"{path} is not a file of text embeddings as python src/embed_text.py writes them") from cause
     if about.get("architecture", architecture) != architecture:
         raise InputError(f"the text embeddings in {path} are those of {about['architecture']}, not of {architecture}")
     if visual_sha256 is not None and about.get("visual_sha256", visual_sha256) != visual_sha256:
         raise InputError(
             f"the text embeddings in {path} were made with other weights of {architecture} than those that read the images: "
-            "make them with python src/embed.py and the same model.pretrained"
+            "make them with python src/embed_text.py and the same model.pretrained"
         )
     place = {word: row for row, word in enumerate(words)}
     wanted = [word for words in vocabulary.words for word in words]

@@ -35,7 +35,7 @@ class SegmentationData(pl.LightningDataModule):
     the hidden labels to each training sample, for logging only. `augmentation`: the arguments of `TrainTransform` except
     `seed` and `ignore_index`. `batch_size`: images per step in all processes together.
 
-    Evaluation: batches are lists of `eval_batch` images, each at its own size. `corruption` and `severity` (1 to 5) apply to
+    Evaluation: batches are lists of `eval_batch_size` images, each at its own size. `corruption` and `severity` (1 to 5) apply to
     evaluation only.
     """
 
@@ -60,7 +60,7 @@ class SegmentationData(pl.LightningDataModule):
         skip_broken: bool = False,
         exif: bool = True,
         batch_size: int = 16,
-        eval_batch: int = 1,
+        eval_batch_size: int = 1,
         num_workers: int = 2,
         seed: int = 0,
         source: str = "",
@@ -71,7 +71,7 @@ class SegmentationData(pl.LightningDataModule):
             require(isinstance(on, bool), f"data.{key}", on, "true or false")
         for key, number, least in (
             ("batch_size", batch_size, 1),
-            ("eval_batch", eval_batch, 1),
+            ("eval_batch_size", eval_batch_size, 1),
             ("num_workers", num_workers, 0),
             ("seed", seed, 0),
         ):
@@ -115,7 +115,7 @@ class SegmentationData(pl.LightningDataModule):
             raise InputError("data.labels=seen needs unseen classes, and this vocabulary has none (classes.unseen)")
         self.hide, self.labels, self.truth = hidden[labels], labels, truth
         self.augmentation = dict(augmentation or {})
-        self.batch_size, self.eval_batch, self.num_workers, self.seed = batch_size, eval_batch, num_workers, seed
+        self.batch_size, self.eval_batch_size, self.num_workers, self.seed = batch_size, eval_batch_size, num_workers, seed
 
     def pattern(self, key: str, split: str) -> str | None:
         """The pattern `data.images` or `data.masks` of a split. Raises `InputError` if the split has none."""
@@ -204,7 +204,7 @@ class SegmentationData(pl.LightningDataModule):
         data = self.readable(split).with_options(**self.corruption_options)
         if len(data) < self._processes[1]:
             raise InputError(f"{len(data)} images ({split}) cannot be shared among {self._processes[1]} processes: use fewer")
-        return self._loader(data, sampler=EveryNth(data, *self._processes), batch_size=self.eval_batch, collate_fn=list)
+        return self._loader(data, sampler=EveryNth(data, *self._processes), batch_size=self.eval_batch_size, collate_fn=list)
 
     def _loader(self, data: SegmentationDataset, **options: Any) -> DataLoader[Any]:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"

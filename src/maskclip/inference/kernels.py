@@ -27,7 +27,7 @@ def accelerate(model: M, compile: bool = False, channels_last: bool = False) -> 
     """
     for name, value in (("compile", compile), ("channels_last", channels_last)):
         if not isinstance(value, bool):
-            raise InputError(f"inference.{name}={value}: give true or false")
+            raise InputError(f"{name}={value}: give true or false")
     if channels_last:
         model.to(memory_format=torch.channels_last)
     if compile:

@@ -69,7 +69,7 @@ def predict(
     `features`: return the dense features of the same forward pass. An image of more than `protocol.max_pixels` is cut into
     windows for its labels, and scaled down to that size for its features, which takes another pass.
 
-    Windows and views of one size share batches of up to `protocol.batch`, whatever image they belong to. The network runs
+    Windows and views of one size share batches of up to `protocol.batch_size`, whatever image they belong to. The network runs
     on the model's device, and predictions stay there. Raises `InputError` for tensors that are not images and for outputs
     that the model cannot return.
     """

@@ -38,7 +38,7 @@ class Protocol:
     before the background threshold. `synonyms`: the score of a class with several words is that of its best word on the
     coarse grid ("best"), or of its most probable word at full size, with a softmax over all words ("probability", as in SCLIP).
 
-    Speed: `precision` of the network, "fp32", "bf16" or "fp16"; it overrides the trainer's. `batch`: number of windows in one
+    Speed: `precision` of the network, "fp32", "bf16" or "fp16"; it overrides the trainer's. `batch_size`: number of windows in one
     forward pass. Raises `InputError` for invalid values.
     """
 
@@ -53,7 +53,7 @@ class Protocol:
     background_threshold: float | None = None
     synonyms: Literal["best", "probability"] = "best"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    batch: int = 8
+    batch_size: int = 8
     max_pixels: int = 2**21
     area_threshold: float | None = None
 
@@ -81,7 +81,7 @@ class Protocol:
         for name in ("short_side", "long_side", "window", "stride"):
             if getattr(self, name) is not None and not is_count(getattr(self, name)):
                 raise InputError(f"protocol.{name}={getattr(self, name)}: expected pixels, at least 1, or null")
-        for name in ("batch", "max_pixels"):
+        for name in ("batch_size", "max_pixels"):
             if not is_count(getattr(self, name)):
                 raise InputError(f"protocol.{name}={getattr(self, name)}: expected a whole number, at least 1")
         if invalid := [side for side in self.scales or () if not is_count(side)]:
@@ -119,11 +119,11 @@ class Protocol:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The values of all fields that affect results: all but `batch`.
+        """The values of all fields that affect results: all but `batch_size`.
 
         Defaults are included, so that a record of a run keeps its meaning when a default changes.
         """
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "batch"}
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "batch_size"}
 
     @property
     def hash(self) -> str:

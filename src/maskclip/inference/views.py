@@ -67,8 +67,8 @@ def coarse_logits(
     logits: dict[int, list[Tensor]] = defaultdict(list)
     features_of: dict[int, Features] = {}
     for (height, width), jobs in windows_by_size.items():
-        for start in range(0, len(jobs), protocol.batch):
-            chunk = jobs[start : start + protocol.batch]
+        for start in range(0, len(jobs), protocol.batch_size):
+            chunk = jobs[start : start + protocol.batch_size]
             pixels = torch.stack([_as_float(view_pixels(number)[:, y : y + height, x : x + width]) for number, y, x in chunk])
             batch_logits, batch_features = forward(model, pixels, protocol, with_features)
             for (number, _, _), window_logits in zip(chunk, batch_logits, strict=True):

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from tqdm import tqdm
 
 from maskclip.errors import InputError
@@ -27,7 +26,7 @@ from maskclip.files import CHECKOUT, remove_stale, write_json, write_text
 from maskclip.images.reading import read_mask
 from maskclip.prepare.download import BY_HAND, Archive, discard_part, fault_of, fetch, fetched_from, remaining, remove
 from maskclip.prepare.unpack import BrokenArchiveError, unpack
-from maskclip.vocabulary import Vocabulary
+from maskclip.vocabulary import Vocabulary, read_class_file
 
 UNPACKED = ".unpacked"
 AGAIN = f"delete the folder {UNPACKED} in --root and run again to unpack the release a second time"
@@ -109,7 +108,7 @@ def classes(name: str) -> Vocabulary:
     path = CHECKOUT / "conf" / "classes" / f"{name}.yaml"
     if not path.is_file():
         raise InputError(f"no {path}: the class names are read from there; run the script in a checkout of the project")
-    return Vocabulary(**yaml.safe_load(path.read_text(encoding="utf-8")))
+    return Vocabulary(**read_class_file(path))
 
 
 def obtain(releases: Sequence[Release], root: Path, source: Path | None, verify: bool = True) -> None:

@@ -1,75 +1,35 @@
-"""What the programs share: their errors, and how config nodes become objects."""
+"""What the programs share: their errors, and the trainer."""
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
 import re
 import sys
 import tempfile
-import textwrap
 import traceback
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from functools import wraps
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import yaml
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException, InstantiationException
+from hydra.errors import CompactHydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.distributed.constants import default_pg_timeout
 
 from maskclip.errors import InputError, is_count, require
-from maskclip.files import CHECKOUT, is_full, writing
+from maskclip.files import is_full, writing
 from maskclip.programs import ranks
-from maskclip.vocabulary import read_words
-
-Card = dict[str, Any]
-
-OmegaConf.register_new_resolver("project", lambda: str(CHECKOUT), replace=True)
-
-
-def by_data(table: DictConfig | dict[str, Any], otherwise: Any, *, _root_: DictConfig) -> Any:
-    """What a table in a config says of the data set of the run, as in `${by_data:{voc21:65,context60:50},40}`."""
-    name = OmegaConf.select(_root_, "data.name", throw_on_missing=False)
-    return table.get(name, otherwise)
-
-
-OmegaConf.register_new_resolver("by_data", by_data, replace=True)
-
-
-def options(*, _root_: DictConfig) -> str:
-    """For --help: the config groups of a program and what there is to choose, what is chosen in brackets."""
-    lines = []
-    for group, chosen in sorted(OmegaConf.select(_root_, "hydra.runtime.choices").items()):
-        names = sorted(path.stem for path in (CHECKOUT / "conf" / group).glob("[!_]*.yaml"))
-        if names and group != "hydra" and names != [chosen]:
-            words = " ".join(f"[{name}]" if name == chosen else name for name in names)
-            lines += textwrap.wrap(words, 120, initial_indent=f"  {group:<12}", subsequent_indent=" " * 14, break_on_hyphens=False)
-    title = "Groups, as in group=option; what is chosen is in brackets, the files are in conf/:"
-    return "\n".join([title, "", *lines, ""]) if lines else ""
-
-
-OmegaConf.register_new_resolver("options", options, replace=True)
-
-
-def run_folder(default: str, *, _root_: DictConfig) -> str:
-    """Hydra's folder of a run: `default`, or the working directory where `output=...` names the only place that is written to."""
-    return "." if "output" in _root_ and not OmegaConf.is_interpolation(_root_, "output") else default
-
-
-OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
+from maskclip.programs.config import build, plain
 
 
 class RunFolder(Callback):
@@ -97,31 +57,6 @@ class RunFolder(Callback):
                 raise
             print(f"error: {error}; another place is chosen by paths.outputs=/path/to/folder", file=sys.stderr)
             sys.exit(2)
-
-
-class _Dumper(yaml.SafeDumper):
-    """YAML with mappings below each other and lists of words or numbers in lines."""
-
-
-_Dumper.add_representer(
-    list,
-    lambda dumper, values: dumper.represent_sequence(
-        "tag:yaml.org,2002:seq", values, flow_style=not any(isinstance(value, (list, dict)) for value in values)
-    ),
-)
-
-
-def settings(*, _root_: DictConfig) -> str:
-    """For --help: all settings of a program as YAML, its own before those of its groups; colours are counted."""
-    shown = {str(key): value for key, value in cast(Card, OmegaConf.to_container(_root_)).items() if key != "hydra"}
-    if palette := shown.get("classes", {}).get("palette"):
-        shown["classes"]["palette"] = f"{len(palette)} colours"
-    ordered = dict(sorted(shown.items(), key=lambda item: isinstance(item[1], dict)))
-    text = yaml.dump(ordered, Dumper=_Dumper, default_flow_style=False, sort_keys=False, width=120, allow_unicode=True)
-    return text.replace("$", "$$")  # Hydra fills in $CONFIG and the like
-
-
-OmegaConf.register_new_resolver("settings", settings, replace=True)
 
 
 def be_quiet() -> None:
@@ -186,76 +121,6 @@ def sentence(error: Exception) -> str | None:
     return str(error) if isinstance(error, (InputError, MisconfigurationException, OSError)) else None
 
 
-def plain(node: Any) -> Any:
-    """A config node as dicts and lists, interpolations resolved."""
-    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-
-
-def recorded(cfg: DictConfig) -> Card:
-    """The config as records of a run keep it: the group `words` by its name, without its tables for other data sets."""
-    return {**plain(cfg), "words": cfg.words.name}
-
-
-def words_of(cfg: DictConfig) -> Card:
-    """The arguments of a `Vocabulary` from the groups `classes` and `words`, with the words of a file where `classes` names one.
-
-    Warns if the group `words` names a set of words that has no table for these classes. Raises `InputError` if it has one
-    that would replace prompts of the user.
-    """
-    if "words" not in cfg:
-        raise InputError("the group words was removed (~words): use words=own for the words of the classes themselves")
-    classes = plain(cfg.classes)
-    if isinstance(classes["names"], str):
-        names, prompts = read_words(Path(classes["names"]))
-        classes |= {"names": names, "prompts": prompts | (classes.get("prompts") or {})}
-    table = words_table(cfg, classes["names"])
-    if table is not None:
-        _check_replaced(cfg, classes["prompts"] or {}, table)
-        classes["prompts"] = table
-    elif classes["names"] and cfg.words.name != "own":
-        warnings.warn(f"words={cfg.words.name} has no table for these classes, so that their own words are used", stacklevel=2)
-    return classes
-
-
-def words_table(cfg: DictConfig, names: list[str]) -> Card | None:
-    """The words that the group `words` gives each class; None without a table for exactly these class names in this order."""
-    return next((table for table in plain(cfg.words.tables).values() if list(table) == names), None)
-
-
-def _check_replaced(cfg: DictConfig, prompts: Card, table: Card) -> None:
-    """Raise `InputError` if a table of words would replace prompts that are not those of a file in conf/classes."""
-    files = map(OmegaConf.load, (CHECKOUT / "conf" / "classes").glob("*.yaml"))
-    shipped: Card = next((plain(file.prompts) for file in files if list(file.names) == list(table)), prompts)
-    replaced = [name for name, words in prompts.items() if _as_list(words) not in (_as_list(shipped.get(name)), _as_list(table.get(name)))]
-    if replaced:
-        raise InputError(
-            f"words={cfg.words.name} would replace your words (classes.prompts or the file classes.names) for {', '.join(replaced)}: "
-            "give words=own to keep yours, or give none"
-        )
-
-
-def _as_list(words: Any) -> list[Any]:
-    return list(words) if isinstance(words, list) else [words]
-
-
-def build(node: Any, **objects: Any) -> Any:
-    """What a config node describes, given objects that OmegaConf must not touch (it turns dataclasses into dicts).
-
-    Raises `InputError` for settings that it does not have, and for invalid ones.
-    """
-    try:
-        made = instantiate(node, _convert_="all", _partial_=True)
-    except InstantiationException as error:  # of a node below this one, such as model.released
-        if isinstance(error.__cause__, InputError):
-            raise error.__cause__ from None
-        raise
-    try:
-        inspect.signature(made.func).bind(*made.args, **made.keywords | objects)
-    except TypeError as cause:
-        raise InputError(f"{node['_target_']}: {cause}") from cause
-    return made(**objects)
-
-
 def build_trainer(cfg: DictConfig, patience: timedelta = default_pg_timeout, **options: Any) -> pl.Trainer:
     """The trainer of a config; over several processes, each waits for the others for so long.
 
@@ -267,6 +132,9 @@ def build_trainer(cfg: DictConfig, patience: timedelta = default_pg_timeout, **o
     options["callbacks"] = [*options.get("callbacks", ()), ranks.EndTogether()]
     devices = settings["devices"]
     check_trainer(cfg)
+    on_cpu = settings["accelerator"] == "cpu" or (settings["accelerator"] == "auto" and not torch.accelerator.is_available())
+    if on_cpu and devices in (-1, "-1"):
+        raise InputError(f"trainer.devices={devices} means all GPUs, but there is no GPU to use: on the CPU, name a number of processes")
     several = settings["num_nodes"] > 1 or (len(devices) > 1 if isinstance(devices, list) else devices not in (1, "1"))
     if settings["sync_batchnorm"] is None:
         settings["sync_batchnorm"] = several and settings["accelerator"] != "cpu" and torch.cuda.is_available()
@@ -307,7 +175,7 @@ def check_run(cfg: DictConfig) -> None:
     offline = OmegaConf.select(cfg, "logger.offline", default=False)
     require(isinstance(offline, bool), "logger.offline", offline, "true or false")
     require(is_count(cfg.seed, least=0), "seed", cfg.seed, "a whole number, at least 0")
-    require(is_count(cfg.pictures, least=0), "pictures", cfg.pictures, "a whole number, at least 0")
+    require(is_count(cfg.images_to_save, least=0), "images_to_save", cfg.images_to_save, "a whole number, at least 0")
 
 
 def _check_devices(devices: Any, nodes: Any) -> None:

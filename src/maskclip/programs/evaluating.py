@@ -24,7 +24,8 @@ from maskclip.files import write_bytes, write_json
 from maskclip.inference.kernels import accelerate
 from maskclip.inference.protocol import Protocol
 from maskclip.inference.segmenter import Segmenter
-from maskclip.programs.common import Card, build, build_trainer, check_precision, check_run, plain, recorded, words_of, words_table
+from maskclip.programs.common import build_trainer, check_precision, check_run
+from maskclip.programs.config import Card, build, plain, recorded, words_of, words_table
 from maskclip.programs.logs import log_scores, run_logger
 from maskclip.tasks import Evaluation
 from maskclip.tasks.callbacks import SavePictures, StepProgressBar
@@ -49,7 +50,7 @@ def evaluate(cfg: DictConfig) -> float:
     if data.pattern("masks", data.split) is None:
         raise InputError("there is nothing to score without masks (data.masks); src/segment.py writes label maps")
     data.dataset(data.split).with_options(**data.corruption_options)  # raises an error for a missing data set before the model is loaded
-    model = accelerate(build(cfg.model, classes=vocabulary), **plain(cfg.inference))
+    model = accelerate(build(cfg.model, classes=vocabulary), compile=cfg.compile, channels_last=cfg.channels_last)
     output = Path(cfg.paths.output)
     with run_logger(cfg) as logger:
         card = evaluate_model(cfg, model, data, output)
@@ -66,8 +67,8 @@ def evaluate_model(cfg: DictConfig, model: Segmenter, data: SegmentationData, ou
     protocol: Protocol = build(cfg.protocol)
     task = Evaluation(model, protocol, len(data.vocabulary))
     callbacks: list[pl.Callback] = [StepProgressBar()] if cfg.trainer.enable_progress_bar else []
-    if cfg.pictures:
-        callbacks.append(SavePictures(output / "pictures", data.vocabulary, cfg.pictures))
+    if cfg.images_to_save:
+        callbacks.append(SavePictures(output / "images", data.vocabulary, cfg.images_to_save))
     trainer = build_trainer(cfg, callbacks=callbacks, logger=False, enable_checkpointing=False, precision="32-true")
     start = time.perf_counter()
     trainer.test(task, data, verbose=False)

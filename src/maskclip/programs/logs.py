@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.loggers import Logger, WandbLogger
 
 from maskclip.evaluation.tables import COLUMNS
-from maskclip.programs.common import build, recorded
+from maskclip.programs.config import build, recorded
 
 
 @contextmanager

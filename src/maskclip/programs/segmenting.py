@@ -21,7 +21,8 @@ from maskclip.inference.kernels import accelerate
 from maskclip.inference.protocol import Protocol
 from maskclip.models.maskclip import MaskCLIP
 from maskclip.models.student import Student
-from maskclip.programs.common import build, build_trainer, check_precision, check_trainer, plain, words_of
+from maskclip.programs.common import build_trainer, check_precision, check_trainer
+from maskclip.programs.config import build, plain, words_of
 from maskclip.segmenting.inputs import BROKEN, Picture, find_pictures, with_pages, write_broken
 from maskclip.segmenting.outputs import Outputs
 from maskclip.segmenting.resuming import prepare
@@ -64,11 +65,11 @@ def segment(cfg: DictConfig) -> None:
     protocol: Protocol = build(cfg.protocol)
     settings = settings_of(cfg, model, protocol, outputs)
     task = Segmentation(
-        accelerate(model, **plain(cfg.inference)),
+        accelerate(model, compile=cfg.compile, channels_last=cfg.channels_last),
         protocol,
         outputs,
         partial(_prepare, outputs, pictures, settings, cfg.overwrite),
-        **{key: cfg[key] for key in ("batch", "num_workers", "num_writers", "pages")},
+        **{key: cfg[key] for key in ("batch_size", "num_workers", "num_writers", "pages")},
     )
     callbacks: list[pl.Callback] = [PictureProgress()] if cfg.trainer.enable_progress_bar and len(pictures) > 1 else []
     options = {"callbacks": callbacks, "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}

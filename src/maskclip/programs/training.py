@@ -12,10 +12,12 @@ from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.utilities import rank_zero_only
 
 from maskclip.data.datamodule import SegmentationData
-from maskclip.errors import is_count, is_number, require
+from maskclip.errors import InputError, is_count, is_number, require
 from maskclip.files import quoted, remove_stale
+from maskclip.models.maskclip import MaskCLIP
 from maskclip.models.student import Student, load_student
-from maskclip.programs.common import Card, build, build_trainer, check_run, plain, words_of
+from maskclip.programs.common import build_trainer, check_run
+from maskclip.programs.config import Card, build, plain, words_of
 from maskclip.programs.evaluating import evaluate_model, report
 from maskclip.programs.logs import log_scores, run_logger
 from maskclip.programs.resuming import check_resumable, checkpoint_to_resume, image_list, write_image_list
@@ -83,6 +85,8 @@ def train_student(cfg: DictConfig, output: Path) -> tuple[Card | None, Student]:
             data.dataset(split)
     resume = checkpoint_to_resume(cfg.resume)
     teacher = build(cfg.teacher, classes=vocabulary)
+    if not isinstance(teacher, MaskCLIP):
+        raise InputError("a student cannot teach: select a CLIP, such as model@teacher=maskclip_vit16")
     task = build(
         cfg.task,
         classes=words,

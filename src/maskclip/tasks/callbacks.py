@@ -117,9 +117,12 @@ class LabelPictures(Callback):
 
     def __init__(self, folder: str | Path, every_n_train_steps: int = 1000, count: int = 4) -> None:
         require(
-            is_count(every_n_train_steps), "callbacks.pictures.every_n_train_steps", every_n_train_steps, "a number of steps, at least 1"
+            is_count(every_n_train_steps),
+            "callbacks.training_images.every_n_train_steps",
+            every_n_train_steps,
+            "a number of steps, at least 1",
         )
-        require(is_count(count), "callbacks.pictures.count", count, "a number of images, at least 1")
+        require(is_count(count), "callbacks.training_images.count", count, "a number of images, at least 1")
         self.folder, self.every, self.count = Path(folder), every_n_train_steps, count
         self._done = 0
 

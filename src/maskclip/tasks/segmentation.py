@@ -35,7 +35,7 @@ class Segmentation(pl.LightningModule):
     `broken` are the images that could not be segmented, with the reasons; `several_pages` with
     `pages` "first" the names of those whose files have more. An error of one image does not stop the others, `MOST_IN_A_ROW` errors do.
     `prepare` is called once, on the first process, and returns the pictures that are to be done: the others are told, so that
-    no process looks at a folder that another one has begun to fill. `batch` pictures go through in one step, `num_workers`
+    no process looks at a folder that another one has begun to fill. `batch_size` pictures go through in one step, `num_workers`
     processes read and `num_writers` threads write.
     """
 
@@ -45,21 +45,21 @@ class Segmentation(pl.LightningModule):
         protocol: Protocol,
         outputs: Outputs,
         prepare: Callable[[], Sequence[Picture]],
-        batch: int = 1,
+        batch_size: int = 1,
         num_workers: int = 2,
         num_writers: int = 2,
         pages: str = "first",
     ) -> None:
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer pictures than processes
-        for name, number, least in (("batch", batch, 1), ("num_workers", num_workers, 0), ("num_writers", num_writers, 1)):
+        for name, number, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0), ("num_writers", num_writers, 1)):
             if not is_count(number, least):
                 raise InputError(f"{name}={number}: give a number, at least {least}")
         rule_of(model, protocol, outputs.soft, outputs.top)
         if outputs.features:
             check_features(protocol)
         self.model, self.protocol, self.outputs, self.prepare = model, protocol, outputs, prepare
-        self.batch, self.num_workers, self.num_writers, self.pages = batch, num_workers, num_writers, pages
+        self.batch_size, self.num_workers, self.num_writers, self.pages = batch_size, num_workers, num_writers, pages
         self.todo: Sequence[Picture] = ()
         self.broken: list[tuple[Picture, str]] = []
         self.several_pages: list[str] = []
@@ -84,7 +84,7 @@ class Segmentation(pl.LightningModule):
 
     def predict_dataloader(self) -> DataLoader[Loaded]:
         processes = self.trainer.global_rank, self.trainer.world_size
-        return make_loader(self.todo, *processes, self.batch, self.num_workers, count_pages=self.pages == "first")
+        return make_loader(self.todo, *processes, self.batch_size, self.num_workers, count_pages=self.pages == "first")
 
     def transfer_batch_to_device(self, batch: list[Loaded], device: torch.device, dataloader_idx: int) -> list[Loaded]:
         """Pictures stay: their overlays are made on the CPU, and `predict` sends what the network needs."""
