@@ -16,6 +16,7 @@ import pytest
 from conftest import ROOT
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 from support.commands import CONFIGS, compose_command, unknown_parameters
 from support.pages import SHELL, Command, blocks, pages, parse, shell_lines, spans, unquoted
@@ -75,7 +76,7 @@ def problems_of(command: Command, folder: Path) -> list[str]:
     root = folder if (folder / "conf").is_dir() else ROOT
     try:
         return [f"{key} is no parameter" for key in unknown_parameters(compose_command(command, root, folder))]
-    except HydraException as error:
+    except (HydraException, OmegaConfBaseException) as error:
         return [str(error)]
 
 

@@ -1,4 +1,4 @@
-"""Command lines and overrides that the project shows to people: in its pages, configs, docstrings and messages."""
+"""Command lines and overrides in configs, docstrings and messages. `pages.py` has those of the pages."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from typing import NamedTuple
 from conftest import ROOT
 
 COMMAND = re.compile(r"(?:^|[\s`(])((?:srun |torchrun )?(?:python\S* |torchrun (?=.*src/))(?:[^`]*? )?(?:src|scripts)/\w+\.py\b[^`]*)")
-KEY = r"[~+]{0,2}[a-z_]+(?:[./][a-z_]+)*(?:@[a-z_.]+)?"
-OVERRIDE = re.compile(rf"'?{KEY}=\S")
 MESSAGE_OVERRIDE = re.compile(r"'[a-z_]+\.[a-z_]+=[^']*'|\b[a-z_]+(?:\.[a-z_]+)+=(?:\[[^\]]*\]|\{[^}]*\}|[^\s,;:)'\"]+)")
 HOLE = "\ufffc"  # stands for a value that a message fills in
 
@@ -25,10 +23,6 @@ class Shown(NamedTuple):
     text: str
 
 
-def pages() -> list[Path]:
-    return [ROOT / "README.md", ROOT / "data" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-
-
 def sources() -> list[Path]:
     return [*sorted((ROOT / "src").rglob("*.py")), *sorted((ROOT / "scripts").rglob("*.py"))]
 
@@ -36,7 +30,7 @@ def sources() -> list[Path]:
 def command_lines() -> list[Shown]:
     """Every line with python src/... or scripts/..., without comments and prose behind it."""
     shown = []
-    for path in [*pages(), *sorted((ROOT / "conf").rglob("*.yaml")), *sources()]:
+    for path in [*sorted((ROOT / "conf").rglob("*.yaml")), *sources()]:
         text = path.read_text(encoding="utf-8") if path.suffix != ".py" else "\n".join(strings(path))
         for line in re.sub(r"\\\n\s*", "", text).splitlines():
             for found in COMMAND.finditer(line.removeprefix("#").strip(' "')):
@@ -49,16 +43,6 @@ def without_prose(command: str) -> str:
     ends = (r" +\(", r"\s+#", r"   +", r"[;,:](?= |$)", r" \.\.\.(?= |:|$)", r" (?=writes |and )")
     command = re.split("|".join(ends), command.strip())[0]
     return re.sub(r"(?<!\.)\.$", "", " ".join(command.split())).removesuffix('"').replace(HOLE, "value")
-
-
-def overrides_in_pages() -> list[Shown]:
-    """Overrides that stand in a page without a program, as in `data.images=holiday/%.jpg`."""
-    shown = []
-    for path in pages():
-        prose = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
-        spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)]
-        shown += [Shown(str(path.relative_to(ROOT)), span) for span in spans if OVERRIDE.match(span) and not span.endswith("=")]
-    return shown
 
 
 def overrides_in_messages() -> list[Shown]:
