@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 .PHONY: help install demo test test-all test-gpu test-network lint types check docs docs-serve format bench clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -30,10 +30,10 @@ demo: $(READY)  ## run the whole method on the shipped CLIP and synthetic scenes
 test: $(READY)  ## run the fast tests
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-test-all: $(READY)  ## run all tests, slow ones included
+test-all: $(READY)  ## run all tests that need no network, slow ones included
 	$(BIN)/python -m pytest -m 'not network'
 
-test-gpu: $(READY)  ## run the tests of a GPU
+test-gpu: $(READY)  ## run the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu -rs
 
 test-network: $(READY)  ## run the tests that download weights or read a data set of the paper

@@ -16,12 +16,12 @@ import pytest
 from conftest import ROOT
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 from support.commands import CONFIGS, compose_command, unknown_parameters
 from support.pages import SHELL, Command, blocks, pages, parse, shell_lines, spans, unquoted
 from support.run_pages import DONE
 
-from maskclip import Vocabulary
 from maskclip.textures.dataset import write_textures
 
 PAGES = pages()
@@ -76,7 +76,7 @@ def problems_of(command: Command, folder: Path) -> list[str]:
     root = folder if (folder / "conf").is_dir() else ROOT
     try:
         return [f"{key} is no parameter" for key in unknown_parameters(compose_command(command, root, folder))]
-    except HydraException as error:
+    except (HydraException, OmegaConfBaseException) as error:
         return [str(error)]
 
 
@@ -123,8 +123,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy(ROOT / name, root)
-    palette = Vocabulary(["one", "two"]).colours * 7
-    write_textures(root / "data" / "textures", palette, train=12, val=5)
+    write_textures(root / "data" / "textures", [(i, 2 * i, 3 * i) for i in range(13)], train=12, val=5)
     (root / "photos" / "holiday").mkdir(parents=True)
     images = sorted((root / "data" / "textures" / "JPEGImages").glob("*.jpg"))
     for source, name in zip(images, ("photo.jpg", "photos/beach.jpg", "photos/garden.jpg", "photos/holiday/zoo.jpg"), strict=False):

@@ -18,17 +18,16 @@ from support.pages import Command
 
 CONFIGS = {f"src/{path.stem}.py": path.stem for path in (ROOT / "conf").glob("*.yaml") if (ROOT / "src" / f"{path.stem}.py").is_file()}
 CONFIGS["scripts/inspect_data.py"] = "inspect"
-PLUGIN = ("hydra/launcher", "hydra.launcher")
 
 
 def overrides(command: Command) -> list[str]:
-    """The overrides of a command, without options of Hydra and settings of a launcher, which is a plugin."""
+    """The overrides of a command, without options and settings of Hydra."""
     words = iter(command.arguments)
     kept = []
     for word in words:
         if word == "--config-dir":
             next(words)
-        elif not word.startswith(("-", *PLUGIN)) and word not in ("...", "experiment=..."):
+        elif not word.startswith(("-", "hydra")) and word not in ("...", "experiment=..."):
             kept.append(word)
     return kept
 
@@ -48,18 +47,28 @@ def first_choice(override: str) -> str:
 
 
 def compose_command(command: Command, root: Path = ROOT, folder: Path = ROOT) -> DictConfig:
-    """The config of the command's first job, from `root`/conf. Folders of configs of its own lie below `folder`."""
+    """The config of the command's first job, from `root`/conf. Folders of configs of its own lie below `folder`.
+
+    Commands that choose the same groups share one composition.
+    """
     own = config_dir(command)
-    return composed(CONFIGS[command.program], tuple(map(first_choice, overrides(command))), root, None if own is None else folder / own)
+    settings = list(map(first_choice, overrides(command)))
+    parsed = OverridesParser.create().parse_overrides(settings)
+    values = [o for o in parsed if o.is_force_add() or not (o.is_add() or o.is_delete() or (root / "conf" / o.key_or_group).is_dir())]
+    groups = tuple(word for word, override in zip(settings, parsed, strict=True) if override not in values)
+    cfg = composed(CONFIGS[command.program], groups, root, None if own is None else folder / own).copy()
+    for override in values:
+        OmegaConf.update(cfg, override.key_or_group, override.value(), force_add=override.is_force_add())
+    return cfg
 
 
 @cache
-def composed(config: str, settings: tuple[str, ...], root: Path = ROOT, own: Path | None = None) -> DictConfig:
-    """A config with every value resolved that does not need a run."""
+def composed(config: str, groups: tuple[str, ...], root: Path, own: Path | None) -> DictConfig:
+    """A config with these choices of groups. `own` is a further folder of configs."""
     extra = [] if own is None else [f"hydra.searchpath=[file://{own}]"]
     extra += ["local=null"] if (root / "conf" / "local").is_dir() else []  # settings of this machine
     with initialize_config_dir(str(root / "conf"), version_base="1.3"):
-        return compose(config, overrides=[*extra, *settings])
+        return compose(config, overrides=[*extra, *groups])
 
 
 def unknown_parameters(cfg: DictConfig) -> list[str]:

@@ -1,4 +1,4 @@
-"""Command lines and overrides that configs, docstrings and messages show. `support.pages` reads those of the documentation."""
+"""Command lines and overrides in configs, docstrings and messages. `pages.py` has those of the pages."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ SMALL_DEEPLAB = {
     ],
 }
 
-evaluated: list[list[str]] = []  # arguments of src/eval.py that have been run: the pages share some commands
+repeatable: list[tuple[str, list[str]]] = []  # evaluations and sweeps that have been run: pages share some, and none uses their files
 
 
 def use_the_shipped_clip() -> None:
@@ -96,8 +96,8 @@ def run_program(command: Command) -> None:
     elif command.program.startswith("scripts/prepare_") and not {"--help", "--urls"} & set(arguments):
         print(f"not run: {command.program} needs a released data set")
         return
-    if command.program == "src/eval.py" and arguments in evaluated:
-        print(f"run before: {command.program}", *arguments)
+    if (call := (command.program, arguments)) in repeatable:
+        print("run before:", command.program, *arguments)
         return
     print("+", command.program, *arguments, flush=True)
     sys.argv = [command.program, *arguments]
@@ -108,7 +108,8 @@ def run_program(command: Command) -> None:
         if end.code not in (0, None):
             raise RuntimeError(f"exit status {end.code}") from end
     print(f"{time.perf_counter() - start:.1f} s", flush=True)
-    evaluated.extend([arguments] if command.program == "src/eval.py" else [])
+    if command.program == "src/eval.py" or "-m" in arguments:
+        repeatable.append(call)
 
 
 def last_run(match: re.Match[str]) -> str:
