@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import signal
 import subprocess
 import warnings
 from collections.abc import Iterator
@@ -58,8 +57,8 @@ def composed(folder: Path, program: str, *overrides: str) -> DictConfig:
 
 @contextlib.contextmanager
 def process_state(folder: Path, threads: int) -> Iterator[None]:
-    """Restore what programs change for the whole process: variables, warnings, the number of threads and the handler of SIGTERM."""
-    handler, threads_before, variables = signal.getsignal(signal.SIGTERM), torch.get_num_threads(), dict(os.environ)
+    """Restore what programs change for the whole process: variables, warnings and the number of threads."""
+    threads_before, variables = torch.get_num_threads(), dict(os.environ)
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         patch.setenv("MASKCLIP_CACHE", str(folder / "cache"))
         patch.setattr(warnings, "formatwarning", warnings.formatwarning)
@@ -69,6 +68,5 @@ def process_state(folder: Path, threads: int) -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(threads_before)
-            signal.signal(signal.SIGTERM, handler)
             for name in os.environ.keys() - variables.keys():  # of Lightning's seeds
                 del os.environ[name]

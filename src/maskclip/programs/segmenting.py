@@ -40,10 +40,20 @@ PATIENCE = timedelta(days=7)
 """How long a finished process waits for the others, which may have larger images or slower GPUs."""
 
 
+@contextmanager
+def leave_on_sigterm() -> Iterator[None]:
+    """End the program on SIGTERM through `with` and `finally`, with the exit status of shells."""
+    handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+@leave_on_sigterm()
 def segment(cfg: DictConfig) -> None:
     """`src/segment.py`: label maps, overlays and more for images, one legend, and a list of the images that failed."""
     start, output = time.perf_counter(), check_segmenting(cfg)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # leave through `with` and `finally`
     images, left_out = list_inputs(cfg, output)
     words = words_of(cfg)
     model: MaskCLIP | Student = build(cfg.model, classes=Vocabulary(**words) if words["names"] else None)
