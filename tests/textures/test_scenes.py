@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import runpy
+import sys
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -14,6 +16,7 @@ from omegaconf import DictConfig
 
 from maskclip import Vocabulary
 from maskclip.evaluation.scores import iou_of
+from maskclip.files import CHECKOUT
 from maskclip.images.reading import read_image, read_mask
 from maskclip.textures.dataset import write_textures
 from maskclip.textures.scenes import CLASSES, caption, draw_close_up, draw_scene, stream
@@ -99,13 +102,8 @@ def test_the_data_set_on_disk(tmp_path: Path) -> None:
 
 
 def test_prepare_script(tmp_path: Path, compose_cfg: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch) -> None:
-    import runpy
-    import sys
-
-    from conftest import ROOT
-
     root = tmp_path / "textures"
     monkeypatch.setattr(sys, "argv", ["prepare_textures.py", "--root", str(root), "--train", "1", "--val", "1"])
-    runpy.run_path(str(ROOT / "scripts" / "prepare_textures.py"), run_name="__main__")
+    runpy.run_path(str(CHECKOUT / "scripts" / "prepare_textures.py"), run_name="__main__")
     cfg = compose_cfg("eval", "data=textures")
     assert (root / cfg.data.val).is_file() and (root / cfg.data.train).is_file()

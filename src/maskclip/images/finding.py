@@ -1,4 +1,7 @@
-"""Search for images in folders and globs, without hidden files and outputs of earlier runs."""
+"""Search for images in folders and globs, without hidden files and outputs of earlier runs.
+
+The functions use `os.path` because pathlib takes too long for a million files.
+"""
 
 from __future__ import annotations
 
@@ -73,8 +76,8 @@ def find_images(root: Path, left_out: LeftOut, key: str) -> list[str]:
 def find_files(root: Path, left_out: LeftOut, key: str) -> list[str]:
     """Paths relative to `root` of all files that `find_images` considers, sorted."""
     _check_root(root, key)
-    prefix = len(os.path.join(root, ""))  # noqa: PTH118  # pathlib is too slow for a million files
-    return sorted(os.path.join(folder, name)[prefix:] for folder, names in _visit(str(root), left_out) for name in names)  # noqa: PTH118
+    prefix = len(os.path.join(root, ""))  # pathlib is too slow for a million files
+    return sorted(os.path.join(folder, name)[prefix:] for folder, names in _visit(str(root), left_out) for name in names)
 
 
 def match_images(pattern: str, left_out: LeftOut, key: str) -> tuple[Path, list[str]]:
@@ -92,7 +95,7 @@ def match_images(pattern: str, left_out: LeftOut, key: str) -> tuple[Path, list[
         parent, name = os.path.split(folder)
         if folder and not ((is_searched := name_filter(parent)) and is_searched(name)):
             return None
-        path = os.path.join(root, folder)  # noqa: PTH118
+        path = os.path.join(root, folder)
         if _is_link_to_outputs(path, left_out):
             return None
         return _name_filter(path, left_out) if name_of.setdefault(os.path.realpath(path), folder) == folder else None
@@ -100,14 +103,14 @@ def match_images(pattern: str, left_out: LeftOut, key: str) -> tuple[Path, list[
     @cache
     def is_linked(folder: str) -> bool:
         """Whether a folder below `root` is a link or is inside one."""
-        return folder != "" and (os.path.islink(os.path.join(root, folder)) or is_linked(os.path.dirname(folder)))  # noqa: PTH114, PTH118, PTH120
+        return folder != "" and (os.path.islink(os.path.join(root, folder)) or is_linked(os.path.dirname(folder)))
 
-    matches = [os.path.relpath(path, root) for path in glob.iglob(str(Path(pattern)), recursive=True)]  # noqa: PTH207
+    matches = [os.path.relpath(path, root) for path in glob.iglob(str(Path(pattern)), recursive=True)]
     files = []
-    for relative in sorted(matches, key=lambda match: (is_linked(os.path.dirname(match)), match)):  # noqa: PTH120
-        path = os.path.join(root, relative)  # noqa: PTH118
-        is_searched = name_filter(os.path.dirname(relative))  # noqa: PTH120
-        if is_searched and is_searched(os.path.basename(path)) and _is_file(path):  # noqa: PTH119
+    for relative in sorted(matches, key=lambda match: (is_linked(os.path.dirname(match)), match)):
+        path = os.path.join(root, relative)
+        is_searched = name_filter(os.path.dirname(relative))
+        if is_searched and is_searched(os.path.basename(path)) and _is_file(path):
             files.append(relative)
     return root, _images(sorted(files), left_out)
 
@@ -124,9 +127,9 @@ def _visit(root: str, left_out: LeftOut) -> Iterator[tuple[str, list[str]]]:
             visited.add(real_path)
             is_searched = _name_filter(folder, left_out)
             subfolders[:] = sorted(filter(is_searched, subfolders))
-            links = [path for name in subfolders if os.path.islink(path := os.path.join(folder, name))]  # noqa: PTH114, PTH118
+            links = [path for name in subfolders if os.path.islink(path := os.path.join(folder, name))]
             pending += [path for path in links if not _is_link_to_outputs(path, left_out)]
-            yield folder, [name for name in filter(is_searched, files) if _is_file(os.path.join(folder, name))]  # noqa: PTH118
+            yield folder, [name for name in filter(is_searched, files) if _is_file(os.path.join(folder, name))]
 
 
 def _name_filter(folder: str, left_out: LeftOut) -> Callable[[str], bool]:
@@ -143,12 +146,12 @@ def _name_filter(folder: str, left_out: LeftOut) -> Callable[[str], bool]:
 
 def _outputs_in(folder: str) -> set[str]:
     """The names of outputs of earlier runs in a folder, according to the records in it."""
-    return {name for record, text, names in RECORDS if _contains(os.path.join(folder, record), text) for name in names}  # noqa: PTH118
+    return {name for record, text, names in RECORDS if _contains(os.path.join(folder, record), text) for name in names}
 
 
 def _contains(path: str, text: str) -> bool:
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123
+        with open(path, encoding="utf-8", errors="replace") as file:
             return text in file.read()
     except OSError:
         return False
@@ -168,7 +171,7 @@ def _outputs_above(folder: Path) -> Path | None:
 
 def _is_link_to_outputs(folder: str, left_out: LeftOut) -> bool:
     """Whether a folder is a link to outputs of an earlier run; if so, add it to `left_out`."""
-    is_output = os.path.islink(folder) and _outputs_above(Path(folder)) is not None  # noqa: PTH114
+    is_output = os.path.islink(folder) and _outputs_above(Path(folder)) is not None
     if is_output:
         left_out.outputs.append(folder)
     return is_output
@@ -176,14 +179,14 @@ def _is_link_to_outputs(folder: str, left_out: LeftOut) -> bool:
 
 def _is_file(path: str) -> bool:
     """Whether a path is a file or a broken link. Reading a broken link is an error; skipping it would hide the error."""
-    return os.path.isfile(path) or (os.path.islink(path) and not os.path.exists(path))  # noqa: PTH110, PTH113, PTH114
+    return os.path.isfile(path) or (os.path.islink(path) and not os.path.exists(path))
 
 
 def _images(files: Iterable[str], left_out: LeftOut) -> list[str]:
     """The files with a suffix of images; others are counted in `left_out`."""
     images = []
     for file in files:
-        suffix = os.path.splitext(file)[1].lower()  # noqa: PTH122
+        suffix = os.path.splitext(file)[1].lower()
         if suffix in IMAGE_SUFFIXES:
             images.append(file)
         else:
