@@ -82,8 +82,8 @@ def check(program: str, overrides: list[str]) -> None:
     ("program", "groups"),
     [
         ("train", ("model@teacher", "data", "student", "task", "callbacks", "trainer")),
-        ("eval", ("model", "data", "protocol", "trainer", "logger")),
-        ("segment", ("classes", "trainer")),
+        ("eval", ("model", "data", "trainer", "logger")),
+        ("segment", ("classes", "protocol", "trainer")),
     ],
 )
 def test_every_option_composes_and_binds(program: str, groups: tuple[str, ...]) -> None:

@@ -37,10 +37,23 @@ def overrides_of(arguments: list[str]) -> list[str]:
 
 
 def check_command(program: str, overrides: list[str]) -> None:
-    """The groups compose, and the keys exist in the result. Commands with the same groups share one composed config."""
-    groups = [word for word in overrides if (CONF / word.partition("=")[0].partition("@")[0]).is_dir()]
-    cfg = composed(CONFIGS[program], *groups)
-    for override in OverridesParser.create().parse_overrides([word for word in overrides if word not in groups]):
+    """The options of groups exist, and the keys exist in the config with those options that decide which keys there are.
+
+    That every option composes is another test.
+    """
+    keys = []
+    for word in overrides:
+        group, _, option = word.partition("=")
+        folder = CONF / group.partition("@")[0]
+        if not folder.is_dir():
+            keys.append(word)
+        else:
+            assert (folder / f"{option}.yaml").is_file(), f"{group} has no option {option}"
+    selected = [word for word in overrides if word.partition("=")[0] in ("model", "student", "logger") and word not in keys]
+    cfg = composed(CONFIGS[program], *selected)
+    for override in OverridesParser.create().parse_overrides(keys):
+        group = OmegaConf.is_dict(OmegaConf.select(cfg, override.key_or_group, throw_on_resolution_failure=False))
+        assert not (group and isinstance(override.value(), str)), f"{override.input_line}: {override.key_or_group} is no config group"
         OmegaConf.update(cfg, override.key_or_group, override.value(), force_add=override.is_add() or override.is_force_add())
 
 

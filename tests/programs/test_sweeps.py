@@ -1,4 +1,4 @@
-"""One table for a multirun: which jobs, what sets them apart, in which order."""
+"""The table of a multirun: its jobs, their labels and their order."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def write_job(folder: Path, number: int, overrides: list[str], miou: float | Non
         (job / "results.json").write_text(json.dumps({"method": "maskclip", "miou": miou, "pixel_accuracy": 2 * miou}))
 
 
-def test_rows_say_what_sets_the_jobs_apart(tmp_path: Path) -> None:
+def test_rows_are_labelled_with_the_values_that_differ(tmp_path: Path) -> None:
     for number in range(11):
         write_job(tmp_path, number, ["data=textures", f"model.strategy=s{number}"], float(number))
     assert [row[0] for row in sweep_cells(tmp_path)[1:]] == [f"s{number}" for number in range(11)]  # 10 comes after 9
