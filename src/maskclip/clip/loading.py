@@ -204,7 +204,7 @@ def load_tokenizer(architecture: str) -> Any:
     except OSError as cause:
         raise InputError(
             f"the tokenizer of {architecture} is not on this machine and could not be downloaded. Connect to the internet once, or "
-            "embed the words on another machine (python src/embed_text.py) and pass its output: model.text_embeddings=/path/to/file"
+            "pass text embeddings made elsewhere with python src/embed_text.py: model.text_embeddings=/path/to/file"
         ) from cause
 
 
