@@ -47,7 +47,7 @@ def check_command(program: str, overrides: list[str]) -> None:
         folder = CONF / group.partition("@")[0]
         if not folder.is_dir():
             keys.append(word)
-        else:
+        elif option.replace("value", ""):  # not filled in at run time
             assert (folder / f"{option}.yaml").is_file(), f"{group} has no option {option}"
     selected = [word for word in overrides if word.partition("=")[0] in ("model", "student", "logger") and word not in keys]
     cfg = composed(CONFIGS[program], *selected)
