@@ -37,7 +37,7 @@ def test_an_evaluation_writes_a_card_a_table_and_images(tmp_path: Path, textures
     assert set(keys.split()) <= set(card)
     assert card["images"] == 5 and card["data"] == "textures" and len(card["iou"]) == 13
     assert card["config"]["model"]["architecture"] == "maskclip-tiny" and card["words_of"] == "own"
-    assert len(list((tmp_path / "out" / "images").glob("*.png"))) == 2
+    assert len(list((tmp_path / "out" / "saved_images").glob("*.png"))) == 2
 
 
 @pytest.mark.slow

@@ -20,8 +20,8 @@ from maskclip.images.reading import IMAGE_SUFFIXES, KNOWN_UNREADABLE
 RECORDS = (
     ("segment.json", '"settings"', ("masks", "overlays", "confidence", "margin", "entropy", "top", "features")),
     ("segment.json", '"settings"', ("legend.png", "legend.json", "segment.json", "sources.jsonl", "broken.txt")),
-    (".hydra/config.yaml", "maskclip", ("checkpoints", "crops", "images", "wandb")),
-    ("results.json", '"protocol_hash"', ("checkpoints", "crops", "images", "wandb")),
+    (".hydra/config.yaml", "maskclip", ("checkpoints", "crops", "saved_images", "wandb")),
+    ("results.json", '"protocol_hash"', ("checkpoints", "crops", "saved_images", "wandb")),
     ("summary.json", '"harmonic"', ("overview.png",)),
     ("report.json", '"problems"', ("sheet.png",)),
 )

@@ -70,7 +70,7 @@ def evaluate_model(cfg: DictConfig, model: Segmenter, data: SegmentationData, ou
     task = Evaluation(model, protocol, len(data.vocabulary))
     callbacks: list[pl.Callback] = [StepProgressBar()] if cfg.trainer.enable_progress_bar else []
     if cfg.images_to_save:
-        callbacks.append(SaveImages(output / "images", data.vocabulary, cfg.images_to_save))
+        callbacks.append(SaveImages(output / "saved_images", data.vocabulary, cfg.images_to_save))
     trainer = build_trainer(cfg, callbacks=callbacks, logger=False, enable_checkpointing=False, precision="32-true")
     start = time.perf_counter()
     trainer.test(task, data, verbose=False)
