@@ -13,7 +13,6 @@ from functools import cache
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test waits for the network; `make test-network` sets 0
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are small; cores are for pytest-xdist and the programs of tests
 
 import open_clip
 import pytest
@@ -28,6 +27,7 @@ from maskclip.programs.config import plain
 from maskclip.textures.dataset import write_textures
 
 ROOT = Path(__file__).resolve().parent.parent
+torch.set_num_threads(1)  # the models of tests are small; programs that tests start use all cores
 
 
 def small_clip(tower: str) -> CLIP:
