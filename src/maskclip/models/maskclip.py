@@ -32,9 +32,6 @@ NEVER = 2 * REMOVED
 class MaskCLIP(Frozen):
     """Zero-shot segmentation with a frozen CLIP, with key smoothing and prompt denoising as options (section 3).
 
-    >>> model = MaskCLIP.build(["cat", "grass", "sky"], "ViT-B-16-quickgelu", "openai")
-    >>> labels = model.segment(Image.open("photo.jpg"))  # (H, W), indices into the words
-
     `text_embeddings`: (W, D), one unit row for each word, class by class. The logit of a class is that of its best word.
     `key_smoothing`, `prompt_denoising`: thresholds on probabilities (1.0 and 0.5 in the paper); None switches them off.
     `logit_scale`: factor of the cosines before a softmax. `background_threshold`: pixels without a class of at
@@ -42,6 +39,12 @@ class MaskCLIP(Frozen):
     `released`: differences of the released code to reproduce. `provenance`: what results record about the model.
 
     Raises `InputError` if the settings do not fit the vocabulary, see `check_thresholds`.
+
+    Example:
+        ```python
+        model = MaskCLIP.build(["cat", "grass", "sky"], "ViT-B-16-quickgelu", "openai")
+        labels = model.segment(Image.open("photo.jpg"))  # (H, W) indices into the words
+        ```
     """
 
     text_embeddings: Tensor
