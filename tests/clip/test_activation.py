@@ -17,8 +17,9 @@ from support.zoo import TEXT, VIT
 from torch import Tensor
 
 from maskclip import InputError
-from maskclip.clip import activation, load_clip
+from maskclip.clip import activation
 from maskclip.clip.activation import computes_quick_gelu, counterpart_of, published_activations
+from maskclip.clip.loading import load_clip
 
 CONFIG = {"embed_dim": 24, "vision_cfg": VIT, "text_cfg": TEXT}
 

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from support.configs import CONF, composed, options, required, with_values
 
 from maskclip import InputError, Protocol, Released, Student, Vocabulary
-from maskclip.clip import STRATEGIES
+from maskclip.clip.strategies import STRATEGIES
 from maskclip.data.corruptions import CORRUPTIONS
 from maskclip.data.transforms import TrainTransform
 from maskclip.programs.config import build, plain, words_of

@@ -14,8 +14,11 @@ from open_clip.model import CLIP
 from PIL import Image
 from torch import Tensor
 
-from maskclip.clip import DenseCLIP, Frozen, Proxy, load_clip, tiny
-from maskclip.clip.loading import fingerprints, load_tokenizer
+from maskclip.clip import tiny
+from maskclip.clip.dense import DenseCLIP
+from maskclip.clip.frozen import Frozen
+from maskclip.clip.loading import fingerprints, load_clip, load_tokenizer
+from maskclip.clip.proxy import Proxy
 from maskclip.clip.strategies import strategy_of
 from maskclip.clip.text_embeddings import METADATA, cache_root, cached_embeddings, load_text, resolve_templates, save_text
 from maskclip.errors import InputError, is_number, is_probability, require
