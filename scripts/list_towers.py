@@ -1,4 +1,4 @@
-"""Write the table of docs/explanation/towers.md: which image towers of open_clip can be read densely, and by which strategies.
+"""Write the table of docs/explanation/towers.md: the image towers of open_clip with dense features, and their strategies.
 
 python scripts/list_towers.py
 """
@@ -34,7 +34,7 @@ ALL = "all"
 
 
 class Row(NamedTuple):
-    """What the table says of an architecture."""
+    """A row of the table: the properties of an architecture."""
 
     kind: str
     patch: str
@@ -42,7 +42,7 @@ class Row(NamedTuple):
 
 
 def survey(architecture: str) -> Row:
-    """Build an architecture's image tower on the meta device and read it."""
+    """Build an architecture's image tower on the meta device and return its row."""
     with torch.device("meta"), torch.no_grad():
         tower = create(architecture, with_text=False).visual
         kind = f"timm {type(tower.trunk).__name__}" if hasattr(tower, "trunk") else type(tower).__name__

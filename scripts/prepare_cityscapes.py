@@ -14,6 +14,7 @@ import checkout  # noqa: F401 - puts src on the path
 import numpy as np
 
 from maskclip.errors import run_script
+from maskclip.functional import IGNORE_INDEX
 from maskclip.images.reading import read_mask
 from maskclip.images.writing import write_mask
 from maskclip.prepare.conversion import convert, list_images, names_with_file, write_lines
@@ -43,7 +44,7 @@ IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 
 def to_train_ids(source: Path, target: Path, palette: Palette) -> None:
     """Write a mask of ids as a mask of the classes 0 to 18."""
-    table = np.full(256, 255, dtype=np.uint8)
+    table = np.full(256, IGNORE_INDEX, dtype=np.uint8)
     table[list(IDS)] = np.arange(19)
     write_mask(target, table[read_mask(source)], palette)
 

@@ -17,6 +17,7 @@ import checkout  # noqa: F401 - puts src on the path
 import numpy as np
 
 from maskclip.errors import InputError, run_script
+from maskclip.functional import IGNORE_INDEX
 from maskclip.images.reading import read_mask
 from maskclip.images.writing import write_mask
 from maskclip.prepare.conversion import convert, list_images, names_with_file, write_lines
@@ -58,7 +59,7 @@ UNUSED = {11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90}
 
 def stuff_table() -> np.ndarray:
     """The class 0 to 170 of each value of a label map, (256,) uint8; 255 for values without a class."""
-    table = np.full(256, 255, dtype=np.uint8)
+    table = np.full(256, IGNORE_INDEX, dtype=np.uint8)
     table[[value for value in range(182) if value not in UNUSED]] = np.arange(171)
     return table
 

@@ -99,7 +99,9 @@ def test_words_from_a_file_in_any_unicode(tmp_path: Path, encoding: str) -> None
     assert read_words(path) == (["cat", "sofa"], {"cat": ["cat", "猫"]})
 
 
-@pytest.mark.parametrize(("encoding", "why"), [("latin1", "byte 3 is not UTF-8"), ("utf-16-le", "it contains zero bytes"), ("utf-16", "UTF-16")])
+@pytest.mark.parametrize(
+    ("encoding", "why"), [("latin1", "byte 3 is not UTF-8"), ("utf-16-le", "it contains zero bytes"), ("utf-16", "UTF-16")]
+)
 def test_other_encodings_are_named(tmp_path: Path, encoding: str, why: str) -> None:
     path = tmp_path / "my words.txt"
     path.write_bytes("café\n".encode(encoding)[: -1 if encoding == "utf-16" else None])

@@ -44,14 +44,14 @@ LONG = 60
 
 @dataclass(frozen=True)
 class Key:
-    """A key of a config file: its full name, such as model.strategy, its value as YAML text, and what comments say about it."""
+    """A key of a config file: its full name, such as model.strategy, its value as YAML text, and its comments."""
 
     name: str
     value: str
     meaning: str
     target: str = ""
     is_value: bool = True
-    """Whether it has no keys of its own that are described one by one."""
+    """Whether the key holds a value, not a mapping whose keys are described one by one."""
     program: str = ""
     """The program whose file sets it, such as eval; "" for files of groups."""
 
@@ -140,7 +140,7 @@ def _text(node: yaml.Node) -> str:
 
 @cache
 def meanings() -> dict[str, str]:
-    """What comments of all files in `conf/` say about each full name; those of shared files come first."""
+    """The comments in all files of `conf/` on each full name; those in shared files come first."""
     texts: dict[str, str] = {}
     for place in [*sorted(path.name for path in CONF.iterdir() if path.is_dir()), *sorted(path.name for path in CONF.glob("*.yaml"))]:
         for key in (key for file in files_of(place) for key in keys_of(file) if key.meaning):
@@ -151,14 +151,14 @@ def meanings() -> dict[str, str]:
 @cache
 def targets() -> dict[str, str]:
     """The `_target_` of each group or mapping that has one, by its full name."""
-    found: dict[str, str] = {}
+    by_name: dict[str, str] = {}
     for file in sorted(CONF.rglob("*.yaml")):
         node = yaml.compose(file.read_text(encoding="utf-8"))
         group = file.parent.relative_to(CONF).as_posix()
         for name, inner in [(group, node), *((key.value, value) for key, value in (node.value if _is_mapping(node) else []))]:
             if target := _target(inner):
-                found.setdefault(name, target)
-    return found
+                by_name.setdefault(name, target)
+    return by_name
 
 
 def _is_mapping(node: yaml.Node | None) -> bool:
@@ -261,5 +261,5 @@ def _cell(text: str) -> str:
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
-    """The page with tables in place of every marker."""
+    """The page with every marker replaced by its tables."""
     return MARKER.sub(lambda match: tables(match[2]) if match[1] == "keys" else options(match[2]), markdown)

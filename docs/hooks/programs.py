@@ -47,7 +47,7 @@ def help_texts(scripts: tuple[str, ...]) -> dict[str, str]:
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
-    """The page with a text block in place of every marker."""
+    """The page with every marker replaced by a text block."""
     scripts = tuple(MARKER.findall(markdown))
     if not scripts:
         return markdown

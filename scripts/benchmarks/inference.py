@@ -16,8 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.timing import growth, median_seconds, seconds, take_turns
 from maskclip import MaskCLIP, Protocol, Vocabulary, predict
-from maskclip.clip import DenseCLIP, load_clip
-from maskclip.clip.loading import create
+from maskclip.clip.dense import DenseCLIP
+from maskclip.clip.loading import create, load_clip
 from maskclip.evaluation.cards import device_name
 from maskclip.files import CHECKOUT
 from maskclip.functional import cosine_logits, resize

@@ -1,4 +1,4 @@
-"""Time of a short training alone and next to busy processes, for several ways in which threads of OpenMP wait."""
+"""Time of a short training alone and next to busy processes, for several settings of waiting OpenMP threads."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def benchmark_threads(runs: int) -> None:
 
 
 def training_seconds(root: Path, setting: dict[str, str]) -> float:
-    """Seconds of the training steps, without start-up and evaluation, in a process of its own."""
+    """Seconds of the training steps, without start-up and evaluation, in a separate process."""
     environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     line = [sys.executable, str(CHECKOUT / "src" / "train.py"), *TRAINING, f"data.root={root}/data", f"hydra.run.dir={root}/run"]
     subprocess.run(line, check=True, env=environment | setting, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

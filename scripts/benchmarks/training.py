@@ -18,8 +18,8 @@ from maskclip.functional import UNLABELLED, upsample_logits
 from maskclip.inference.kernels import PRECISIONS
 from maskclip.models.maskclip import MaskCLIP
 from maskclip.programs.config import build, plain, words_of
-from maskclip.tasks import MaskCLIPPlus
 from maskclip.tasks.callbacks import peak_memory
+from maskclip.tasks.maskclip_plus import MaskCLIPPlus
 from maskclip.vocabulary import Vocabulary
 
 CONF = CHECKOUT / "conf"

@@ -29,7 +29,7 @@ PARTIAL = re.compile(r"\.(?:.+\.)?([0-9a-f]{8})-(\d+)(?:-[0-9a-f]+)?\.partial")
 """Names of partial files, with host and process id."""
 
 STALE_SECONDS = 3600.0
-"""A partial file that was not written to for this long is stale, whichever machine wrote it."""
+"""A partial file that was not written to for this long is stale, on any machine."""
 
 BYTE_ORDER_MARKS = {  # UTF-32 first: its little-endian mark begins with that of UTF-16
     codecs.BOM_UTF32_LE: "utf-32",

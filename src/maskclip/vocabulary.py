@@ -128,7 +128,7 @@ class Vocabulary:
         ends = list(accumulate(counts, initial=0))
         chosen = list(range(len(counts)) if classes is None else (index - self.wordless for index in classes))
         if any(index < 0 for index in chosen):
-            raise InputError("the background has no words that MaskCLIP could look for")
+            raise InputError("the background has no words, so MaskCLIP cannot score it: give it words (classes.prompts)")
         return [row for index in chosen for row in range(ends[index], ends[index + 1])], [counts[index] for index in chosen]
 
     @property

@@ -17,8 +17,9 @@ from support.zoo import TEXT, VIT
 from torch import Tensor
 
 from maskclip import InputError
-from maskclip.clip import activation, load_clip
+from maskclip.clip import activation
 from maskclip.clip.activation import computes_quick_gelu, counterpart_of, published_activations
+from maskclip.clip.loading import load_clip
 
 CONFIG = {"embed_dim": 24, "vision_cfg": VIT, "text_cfg": TEXT}
 
@@ -87,9 +88,9 @@ def test_the_config_of_a_file_from_the_hub(tmp_path: Path, state: dict[str, Tens
     check_loads_only_with(quick, tmp_path / "open_clip_model.safetensors")
     torch.save(state, tmp_path / "open_clip_pytorch_model.bin")
     check_loads_only_with(quick, tmp_path / "open_clip_pytorch_model.bin")
-    save_file(state, tmp_path / "mine.safetensors")  # not the file that the config describes
+    save_file(state, tmp_path / "copy.safetensors")  # not the file that the config describes
     with pytest.warns(UserWarning, match="does not record"):
-        load_clip("small", str(tmp_path / "mine.safetensors"))
+        load_clip("small", str(tmp_path / "copy.safetensors"))
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"model_cfg": null}'])

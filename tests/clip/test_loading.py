@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from maskclip import InputError
-from maskclip.clip import load_clip, loading
-from maskclip.clip.loading import normalisation_of
+from maskclip.clip import loading
+from maskclip.clip.loading import load_clip, normalisation_of
 from maskclip.clip.weights import is_torchscript, read_state_dict
 from maskclip.fingerprint import weights_sha256
 

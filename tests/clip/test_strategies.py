@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from maskclip import DenseCLIP
-from maskclip.clip import STRATEGIES, Proxy
 from maskclip.clip.blocks import KEYS, QUERIES, Block, OpenCLIPBlock
 from maskclip.clip.loading import create
-from maskclip.clip.strategies import ImageContext, neighbourhood, proxy_attention, query_query, self_self
+from maskclip.clip.proxy import Proxy
+from maskclip.clip.strategies import STRATEGIES, ImageContext, neighbourhood, proxy_attention, query_query, self_self
 
 GRID = (3, 4)
 HW = 12

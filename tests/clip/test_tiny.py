@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from maskclip import MaskCLIP
-from maskclip.clip import load_clip, tiny
+from maskclip.clip import tiny
+from maskclip.clip.loading import load_clip
 from maskclip.textures.scenes import CLASSES, caption
 
 

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from support.configs import CONF, composed, options, required, with_values
 
 from maskclip import InputError, Protocol, Released, Student, Vocabulary
-from maskclip.clip import STRATEGIES
+from maskclip.clip.strategies import STRATEGIES
 from maskclip.data.corruptions import CORRUPTIONS
 from maskclip.data.transforms import TrainTransform
 from maskclip.programs.config import build, plain, words_of
@@ -318,8 +318,8 @@ def test_every_program_reads_the_settings_of_this_machine(program: str, tmp_path
     (tmp_path / "local").mkdir()
     (tmp_path / "local" / "default.yaml").write_text("# @package _global_\npaths:\n  data: /sets\n  outputs: /runs\n")
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose(program, overrides=[f"hydra.searchpath=[file://{tmp_path}]", "paths.outputs=/mine"])
-    assert (cfg.paths.data, cfg.paths.outputs) == ("/sets", "/mine")
+        cfg = compose(program, overrides=[f"hydra.searchpath=[file://{tmp_path}]", "paths.outputs=/runs"])
+    assert (cfg.paths.data, cfg.paths.outputs) == ("/sets", "/runs")
     assert "/conf/local/" in (ROOT / ".gitignore").read_text().splitlines()
 
 

@@ -63,7 +63,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 @pytest.mark.parametrize("place", ["venv/lib/python3/site-packages/maskclip", "src/maskclip"])
 def test_the_commit_is_never_that_of_another_repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str) -> None:
-    """A copy of the package in somebody's repository, ignored there or part of it."""
+    """A copy of the package inside another git repository, which ignores or tracks it."""
     (tmp_path / place).mkdir(parents=True)
     copy = Path(shutil.copy(files.__file__, tmp_path / place))
     git(tmp_path, "init", "-q")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.devices import SLOW_ON_CPU, cuda, slow_cpu
-from support.programs import SMALL_PICTURES, SMALL_STUDENT, TINY, call, draw_photos
+from support.programs import SMALL_IMAGES, SMALL_STUDENT, TINY, call, draw_photos
 
 TRAINER = {"cpu": "trainer=cpu", "cuda": "trainer=gpu"}
 TWO = [slow_cpu(("trainer=cpu",), ("trainer=ddp_cpu",)), cuda(("trainer=gpu",), ("trainer=ddp", "trainer.devices=2"), gpus=2)]
@@ -19,7 +19,7 @@ TWO = [slow_cpu(("trainer=cpu",), ("trainer=ddp_cpu",)), cuda(("trainer=gpu",), 
 def test_segment(tmp_path: Path, device: str) -> None:
     draw_photos(tmp_path / "photos", 5)
     for name, trainer in (("reference", "trainer=cpu"), ("device", TRAINER[device])):
-        result = call(tmp_path, "segment", *SMALL_PICTURES, trainer, "input=photos", f"output={tmp_path}/{name}")
+        result = call(tmp_path, "segment", *SMALL_IMAGES, trainer, "input=photos", f"output={tmp_path}/{name}")
         assert result.returncode == 0, result.stderr
     masks = sorted((tmp_path / "reference" / "masks").iterdir())
     same = [np.asarray(Image.open(mask)) == np.asarray(Image.open(tmp_path / "device" / "masks" / mask.name)) for mask in masks]

@@ -31,7 +31,7 @@ def _fresh_warnings() -> Iterator[None]:
 
 
 def icc(space: bytes, tags: dict[bytes, bytes], kind: bytes = b"mntr", connection: bytes = b"XYZ ") -> bytes:
-    """An ICC profile of version 2 with the given tags."""
+    """An ICC profile of version 2 with these `tags`."""
     white = struct.pack(">4s4x3i", b"XYZ ", 63190, 65536, 54061)
     text = b"desc" + bytes(4) + struct.pack(">I", 5) + b"test\0" + bytes(78)
     tags = {b"desc": text, b"cprt": b"text" + bytes(4) + b"none\0", b"wtpt": white, **tags}

@@ -29,13 +29,13 @@ def fill(folder: Path, *names: str) -> Path:
 
 
 def by_segment(folder: Path) -> tuple[list[str], LeftOut]:
-    pictures, left_out = find_inputs([str(folder)], Path("/nowhere"))
-    return [picture.name for picture in pictures], left_out
+    images, left_out = find_inputs([str(folder)], Path("/nowhere"))
+    return [image.name for image in images], left_out
 
 
 def by_glob(folder: Path) -> tuple[list[str], LeftOut]:
-    pictures, left_out = find_inputs([f"{folder}/**/*"], Path("/nowhere"))
-    return [picture.name for picture in pictures], left_out
+    images, left_out = find_inputs([f"{folder}/**/*"], Path("/nowhere"))
+    return [image.name for image in images], left_out
 
 
 def by_data_folder(folder: Path) -> tuple[list[str], LeftOut]:

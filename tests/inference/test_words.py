@@ -1,4 +1,4 @@
-"""The words that other methods give the classes: what is stored, who selects it, and what a background with words changes."""
+"""The words that other methods give the classes: what is stored, what selects them, and what a background with words changes."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_a_background_without_words_is_never_predicted_under_sclips_rule_and_one
         classes = Vocabulary(["background", *things], prompts=prompts, background=True)
         model = MaskCLIP.build(classes, "maskclip-tiny", "textures", templates="simple", cache=None)
         assert rule_of(model, protocol).threshold == 0.1
-        shares[name] = np.mean([(found.labels == 0).float().mean() for found in predict(model, images, protocol)])
+        shares[name] = np.mean([(prediction.labels == 0).float().mean() for prediction in predict(model, images, protocol)])
     truth = np.mean([np.isin(scene.mask, [world.names.index(name) for name in surroundings]).mean() for scene in scenes])
     assert shares["without"] < 0.01
     assert abs(shares["with"] - truth) < 0.15

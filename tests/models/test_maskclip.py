@@ -14,7 +14,7 @@ from PIL import Image
 from support.zoo import TEXT, VIT
 
 from maskclip import DenseCLIP, InputError, MaskCLIP, Released, Vocabulary
-from maskclip.clip import load_clip
+from maskclip.clip.loading import load_clip
 from maskclip.clip.text_embeddings import embed_vocabulary
 from maskclip.functional import REMOVED, cosine_logits, key_smoothing, prompt_denoising, vote_logits
 from maskclip.inference.labels import decide

@@ -24,7 +24,7 @@ from PIL import Image
 from support.programs import command
 
 from maskclip import MaskCLIP
-from maskclip.clip import load_clip
+from maskclip.clip.loading import load_clip
 
 pytestmark = pytest.mark.network
 

@@ -219,7 +219,7 @@ def closed() -> str:
 
 
 def test_offline(closed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "PAUSES", (60,))  # no pause if the network was never there
+    monkeypatch.setattr(download, "PAUSES", (60,))  # no pause if the server was never reached
     message = refused(Archive(closed, "file.zip", None, MD5, (f"{closed}2",)), tmp_path)
     assert message.startswith(f"cannot download file.zip from {closed}: ") and f", nor from {closed}2: " in message
     assert "refused" in message and message.endswith(f"; {BY_HAND}")

@@ -25,7 +25,7 @@ KINDS = ["zip", "tar", "tar.gz", "tgz"]
 
 
 def packed(path: Path, files: dict[str, bytes]) -> Path:
-    """An archive with `files` and an entry for a folder, of the kind that its name says."""
+    """An archive with `files` and an entry for a folder; its suffix selects the format."""
     if path.suffix == ".zip":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("set/", b"")

@@ -1,4 +1,4 @@
-"""Loggers after a run: a run of its own for each job, with the config, the final scores and whether it failed."""
+"""Loggers after a run: a separate run for each job, with the config, the final scores and whether it failed."""
 
 from __future__ import annotations
 

@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from support.in_process import run
 from support.programs import SMALL_STUDENT, TINY, call, command, environment, expect_one_sentence
 
-from maskclip.clip import STRATEGIES, load_clip
+from maskclip.clip.loading import load_clip
+from maskclip.clip.strategies import STRATEGIES
 from maskclip.textures.dataset import write_textures
 
 

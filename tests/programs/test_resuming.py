@@ -14,7 +14,7 @@ from support.training import PhaseRecorder, make_data, make_task, make_trainer
 
 from maskclip import InputError, MaskCLIP
 from maskclip.programs.resuming import check_resumable, image_list, write_image_list
-from maskclip.tasks import MaskCLIPPlus
+from maskclip.tasks.maskclip_plus import MaskCLIPPlus
 
 
 class StopAt(pl.Callback):

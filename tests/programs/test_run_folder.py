@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.full_disk import limit_files
-from support.programs import SMALL_PICTURES, SMALL_STUDENT, command, draw_photos, environment, expect_one_sentence
+from support.programs import SMALL_IMAGES, SMALL_STUDENT, command, draw_photos, environment, expect_one_sentence
 
 from maskclip.programs.common import RunFolder
 
@@ -46,7 +46,7 @@ def test_programs_check_their_run_folder(tmp_path: Path, arguments: tuple[str, .
 @pytest.mark.slow
 def test_segment_and_embed_text_write_to_their_output_only(tmp_path: Path) -> None:
     draw_photos(tmp_path / "photos", 2)
-    segmented = run(tmp_path, "segment", *SMALL_PICTURES, f"input={tmp_path}/photos", f"output={tmp_path}/s")
+    segmented = run(tmp_path, "segment", *SMALL_IMAGES, f"input={tmp_path}/photos", f"output={tmp_path}/s")
     assert segmented.returncode == 0 and len(list((tmp_path / "s" / "masks").iterdir())) == 2, segmented.stderr
     embedded = run(tmp_path, "embed_text", "model=maskclip_textures", "classes=textures", f"output={tmp_path}/words.safetensors")
     assert embedded.returncode == 0 and (tmp_path / "words.safetensors").is_file(), embedded.stderr

@@ -15,7 +15,7 @@ from PIL import Image
 from pytorch_lightning.utilities import rank_zero_only
 from support.full_disk import limit_files
 from support.in_process import run
-from support.programs import SMALL_PICTURES, call, command, draw_photos, environment, expect_one_sentence
+from support.programs import SMALL_IMAGES, call, command, draw_photos, environment, expect_one_sentence
 
 from maskclip.files import HOST
 from maskclip.programs.segmenting import printed_if_slow
@@ -23,12 +23,12 @@ from maskclip.programs.segmenting import printed_if_slow
 
 def segment(folder: Path, *overrides: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run the program in a process of its own, with one thread, so that results are bit-equal to those of `segment_here`."""
-    line = command("segment", *SMALL_PICTURES, *overrides)
+    line = command("segment", *SMALL_IMAGES, *overrides)
     return subprocess.run(line, capture_output=True, text=True, cwd=folder, env=one_thread(folder), timeout=300, **options)
 
 
 def segment_here(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    return run(folder, "segment", *SMALL_PICTURES, *overrides, threads=1)
+    return run(folder, "segment", *SMALL_IMAGES, *overrides, threads=1)
 
 
 def one_thread(folder: Path) -> dict[str, str]:
@@ -112,7 +112,7 @@ def test_a_killed_run_is_resumed(tmp_path: Path) -> None:
     masks = tmp_path / "s" / "masks"
     for end, status, number in ((signal.SIGTERM, 143, 20), (signal.SIGKILL, -signal.SIGKILL, 60)):
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        process = subprocess.Popen(command("segment", *SMALL_PICTURES, *settings), cwd=tmp_path, env=one_thread(tmp_path), **quiet)
+        process = subprocess.Popen(command("segment", *SMALL_IMAGES, *settings), cwd=tmp_path, env=one_thread(tmp_path), **quiet)
         start = time.time()
         while len(list(masks.glob("[0-9]*.png")) if masks.is_dir() else []) < number and time.time() - start < 120:
             time.sleep(0.01)
@@ -139,7 +139,7 @@ def test_a_killed_run_is_resumed(tmp_path: Path) -> None:
 def test_an_interrupted_run_ends_with_status_130(tmp_path: Path) -> None:
     draw_photos(tmp_path / "photos", 200)
     process = subprocess.Popen(
-        command("segment", *SMALL_PICTURES, "input=photos", "output=s"),
+        command("segment", *SMALL_IMAGES, "input=photos", "output=s"),
         cwd=tmp_path,
         env=one_thread(tmp_path),
         stdout=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""What scripts/inspect_data.py says of a data set that is sound, and of one that is not."""
+"""The report of scripts/inspect_data.py for a data set without problems, and for one with problems."""
 
 from __future__ import annotations
 

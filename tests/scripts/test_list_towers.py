@@ -11,7 +11,7 @@ def documented() -> dict[str, Row]:
     table = DOCUMENT.read_text(encoding="utf-8").partition(HEADING)[2]
     lines = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")][1:]
     rows = [[cell.strip() for cell in line] for line in lines]
-    return {name: Row(*said) for names, *said in rows for name in names.split(", ")}
+    return {name: Row(*cells) for names, *cells in rows for name in names.split(", ")}
 
 
 DOCUMENTED = documented()

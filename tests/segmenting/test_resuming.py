@@ -61,7 +61,7 @@ def test_a_changed_image_is_redone(tmp_path: Path, photos: Path) -> None:
     outputs, images = make_outputs(tmp_path), images_of(photos)
     todo(outputs, images)
     write(outputs, "a.png", "b.png", "c.png")
-    os.utime(photos / "b.png", (1000, 1000))  # put there by cp -p, and older than the outputs
+    os.utime(photos / "b.png", (1000, 1000))  # as cp -p writes it: older than the outputs
     (photos / "c.png").write_text("more")
     assert todo(outputs, images) == ["b.png", "c.png"]
     assert not outputs.path("masks", "b.png").exists(), "a kill from here on would leave it beside a record of the new image"

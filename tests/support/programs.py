@@ -23,7 +23,7 @@ SMALL_STUDENT = (
     "images_to_save=0",
 )
 
-SMALL_PICTURES = ("model=maskclip_textures", "classes=textures", "protocol.short_side=48", "trainer=cpu")
+SMALL_IMAGES = ("model=maskclip_textures", "classes=textures", "protocol.short_side=48", "trainer=cpu")
 
 
 def command(program: str, *overrides: str) -> list[str]:

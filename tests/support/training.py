@@ -10,7 +10,7 @@ import torch
 
 from maskclip import MaskCLIP, Vocabulary
 from maskclip.data.datamodule import SegmentationData
-from maskclip.tasks import MaskCLIPPlus
+from maskclip.tasks.maskclip_plus import MaskCLIPPlus
 
 NETWORK: dict[str, Any] = {"encoder": "resnet18", "weights": None, "decoder_channels": 16, "encoder_depth": 3, "decoder_aspp_dropout": 0.0}
 """Arguments of a small student without dropout."""

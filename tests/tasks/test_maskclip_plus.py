@@ -15,8 +15,7 @@ from support.training import NETWORK, PhaseRecorder, make_data, make_task, make_
 
 from maskclip import InputError, MaskCLIP, Student, Vocabulary, load_student
 from maskclip.functional import UNLABELLED, resize, upsample_logits
-from maskclip.tasks import MaskCLIPPlus
-from maskclip.tasks.maskclip_plus import guided_steps
+from maskclip.tasks.maskclip_plus import MaskCLIPPlus, guided_steps
 
 
 def test_the_teacher_labels_the_guided_phase(tiny: MaskCLIP, textures_root: Path) -> None:

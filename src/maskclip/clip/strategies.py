@@ -23,7 +23,7 @@ from maskclip.functional import resize
 
 @dataclass(frozen=True)
 class ImageContext:
-    """What an attention function may use besides the tokens.
+    """Inputs of an attention function other than the tokens.
 
     `grid`: rows and columns (h, w) of patches. `proxy`: features (B, E, H, W) of another network for `proxyclip`, on a grid
     over the same pixels with at least as many rows and columns.

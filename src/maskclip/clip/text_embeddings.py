@@ -52,7 +52,7 @@ TEMPLATE_SETS: dict[str, tuple[str, ...]] = {
 """Templates by name: MaskCLIP's 85, CLIP's 80 for ImageNet, TCL's nine (`custom` in its datasets/templates.py), and one."""
 
 METADATA = ("architecture", "templates", "visual_sha256", "text_sha256", "logit_scale")
-"""The origin of text embeddings, as far as it is known, in the metadata of their file."""
+"""Keys of the metadata that record the origin of text embeddings, where it is known."""
 
 Tokenizer = Callable[..., Tensor]
 
@@ -110,7 +110,7 @@ def cached_embeddings(
     weights: Mapping[str, str],
     cache: Path | None,
 ) -> Tensor:
-    """The result of `embed_vocabulary`, from the folder `cache` if it is there. `cache=None` stores nothing.
+    """The result of `embed_vocabulary`, from the folder `cache` if it is stored in it. `cache=None` stores nothing.
 
     The key is the SHA-256 of architecture, weights, words, templates and logit scale. `weights` are the `fingerprints` of
     the model. The files have the format of `save_text`. A damaged file is computed again, with a warning.

@@ -26,7 +26,7 @@ _TABLE, _ROWS, _IDS = "token_embedding.weight", "token_embedding.rows", "token_e
 
 
 def register() -> None:
-    """Add the architecture "maskclip-tiny" to open_clip's list, unless it is there."""
+    """Add the architecture "maskclip-tiny" to open_clip's list, unless the list has it."""
     if ARCHITECTURE not in open_clip.list_models():
         open_clip.add_model_config(ASSETS / f"{ARCHITECTURE}.json")
 

@@ -141,7 +141,7 @@ def water(liquid: np.ndarray, threshold: float, strength: float) -> np.ndarray:
     height = cv2.equalizeHist(cv2.blur(np.minimum(distance, 20), (3, 3)).astype(np.uint8))
     emboss = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]], dtype=np.float32)  # lit from the lower right
     light = drops * cv2.blur(cv2.filter2D(height, -1, emboss), (3, 3)).astype(np.float32)
-    return light * (strength / max(float(light.max()), 1.0))  # 1.0: there may be no drop
+    return light * (strength / max(float(light.max()), 1.0))  # 1.0 prevents a division by zero without drops
 
 
 def jpeg_compression(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:

@@ -218,5 +218,5 @@ class SegmentationData(pl.LightningDataModule):
 
 
 def one_thread(_: int) -> None:
-    """Use one OpenCV thread in each worker, since there is a worker for each core."""
+    """Use one OpenCV thread in each worker: workers already use all cores."""
     cv2.setNumThreads(0)

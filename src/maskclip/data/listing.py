@@ -120,7 +120,7 @@ class Listing:
         missing = [path for path in paths if not files.has(path)]
         if missing and {"-1"} <= set(masks) <= {"-1", "0", "1"}:
             raise InputError(
-                f"{split} has numbers in place of masks, like the lists of single classes in VOC's ImageSets/Main: use a list of "
+                f"{split} has numbers instead of masks, like the lists of single classes in VOC's ImageSets/Main: use a list of "
                 "image names, such as ImageSets/Segmentation/val.txt"
             )
         if missing:

@@ -92,7 +92,7 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         if conversion is not None and (source := _channels(image, conversion.mode)) is not None:
             return source.convert("RGB") if conversion.transform is None else _apply(conversion.transform, source)
         problem = f"an ICC profile for {conversion.mode}, but mode {image.mode}" if conversion is not None else ""
-    except Exception as cause:  # littleCMS has errors of its own, and may be missing
+    except Exception as cause:  # littleCMS raises its own errors, and may be missing
         problem = f"a damaged ICC profile ({cause})"
     if problem:
         warn_once("profile", f"{_name(image)} has {problem}: its colours are interpreted as sRGB. Other images may be affected too")

@@ -40,7 +40,7 @@ class Rule:
 
     @property
     def is_argmax(self) -> bool:
-        """Whether the label of a pixel is that of its largest mean logit, without any further condition."""
+        """Whether the label of a pixel is the argmax of its mean logits, without other conditions."""
         return self.threshold is None and self.average == "logits" and not self.softmax and self.area is None
 
 

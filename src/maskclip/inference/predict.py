@@ -65,7 +65,7 @@ def predict(
 ) -> list[Prediction]:
     """Predictions for images of any sizes, each (3, H, W) RGB, uint8 or float in 0..1; predictions have the size of their image.
 
-    `soft`: outputs besides the labels, from "confidence", "margin" and "entropy". `top`: number of best classes to return.
+    `soft`: outputs in addition to the labels, among "confidence", "margin" and "entropy". `top`: number of best classes to return.
     `features`: return the dense features of the same forward pass. An image of more than `protocol.max_pixels` is cut into
     windows for its labels, and scaled down to that size for its features, which takes another pass.
 

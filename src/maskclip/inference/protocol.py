@@ -16,7 +16,7 @@ from maskclip.inference.kernels import PRECISIONS
 Size = tuple[int, int]
 
 AUTOMATIC_WINDOW = 1024
-"""Side in pixels of the windows for inputs of more than `max_pixels`, if the protocol has no windows of its own."""
+"""Side in pixels of the windows for inputs of more than `max_pixels`, if the protocol sets no windows."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""From images to coarse logits: every image is scaled, mirrored and cut into windows, which share batches with those of other images."""
+"""From images to coarse logits: images are scaled, mirrored and cut into windows; windows of all images share batches."""
 
 from __future__ import annotations
 

@@ -14,8 +14,11 @@ from open_clip.model import CLIP
 from PIL import Image
 from torch import Tensor
 
-from maskclip.clip import DenseCLIP, Frozen, Proxy, load_clip, tiny
-from maskclip.clip.loading import fingerprints, load_tokenizer
+from maskclip.clip import tiny
+from maskclip.clip.dense import DenseCLIP
+from maskclip.clip.frozen import Frozen
+from maskclip.clip.loading import fingerprints, load_clip, load_tokenizer
+from maskclip.clip.proxy import Proxy
 from maskclip.clip.strategies import strategy_of
 from maskclip.clip.text_embeddings import METADATA, cache_root, cached_embeddings, load_text, resolve_templates, save_text
 from maskclip.errors import InputError, is_number, is_probability, require
@@ -32,9 +35,6 @@ NEVER = 2 * REMOVED
 class MaskCLIP(Frozen):
     """Zero-shot segmentation with a frozen CLIP, with key smoothing and prompt denoising as options (section 3).
 
-    >>> model = MaskCLIP.build(["cat", "grass", "sky"], "ViT-B-16-quickgelu", "openai")
-    >>> labels = model.segment(Image.open("photo.jpg"))  # (H, W), indices into the words
-
     `text_embeddings`: (W, D), one unit row for each word, class by class. The logit of a class is that of its best word.
     `key_smoothing`, `prompt_denoising`: thresholds on probabilities (1.0 and 0.5 in the paper); None switches them off.
     `logit_scale`: factor of the cosines before a softmax. `background_threshold`: pixels without a class of at
@@ -42,6 +42,12 @@ class MaskCLIP(Frozen):
     `released`: differences of the released code to reproduce. `provenance`: what results record about the model.
 
     Raises `InputError` if the settings do not fit the vocabulary, see `check_thresholds`.
+
+    Example:
+        ```python
+        model = MaskCLIP.build(["cat", "grass", "sky"], "ViT-B-16-quickgelu", "openai")
+        labels = model.segment(Image.open("photo.jpg"))  # (H, W) indices into the words
+        ```
     """
 
     text_embeddings: Tensor

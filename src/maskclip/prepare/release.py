@@ -29,7 +29,7 @@ class Release:
         terms: its terms of use
         archives: the files to download
         image_counts: the published number of images of each split
-        needed: whether a file of an archive, given by its path there, is extracted
+        needed: whether a file of an archive, given by its path in the archive, is extracted
         selection: names the choice that `needed` makes, if archives are extracted in several selections
         instructions: how to get the archives if they need an account
         folders: where the data set lies below its root
@@ -110,7 +110,7 @@ def obtain(releases: Sequence[Release], root: Path, source: Path | None, verify:
     """Extract the archives of the releases below `root` in order, from the folder `source` or from the network.
 
     Archives that were extracted before are skipped. Raises `InputError` if an archive is missing, broken or, with `verify`, not
-    the published one; and, before anything is downloaded, if the disk has no room for the archives and the converted files.
+    the published one; and, before anything is downloaded, if the disk lacks space for the archives and the converted files.
     """
     for folder in {UNPACKED, *(folder for release in releases for folder in release.folders)}:
         remove_stale(root / folder)
@@ -122,7 +122,7 @@ def obtain(releases: Sequence[Release], root: Path, source: Path | None, verify:
         count = _unpack(release, archive, root, source, verify)
         write_lines(release.record(archive, root), [f"{count} files"])
     for archive in (archive for release in releases for archive in release.archives):
-        discard_part(archive, root / "downloads")  # of an archive that came from `source` in the end
+        discard_part(archive, root / "downloads")  # of an archive that was read from `source`
 
 
 def _check_source(release: Release, archive: Archive, source: Path | None) -> None:
@@ -143,7 +143,7 @@ def candidates(archive: Archive, source: Path) -> list[Path]:
 
 
 def _check_room(todo: Sequence[tuple[Release, Archive]], root: Path, source: Path | None) -> None:
-    """Raise `InputError` if the disk has no room for the archives to download, the extracted and the converted files."""
+    """Raise `InputError` if the disk lacks space for the archives to download, the extracted and the converted files."""
     releases = {id(release): release for release, _ in todo}.values()
     download = 0 if source is not None else sum(remaining(archive, root / "downloads") for archive in {archive for _, archive in todo})
     place = next(path for path in (root.absolute(), *root.absolute().parents) if path.is_dir())

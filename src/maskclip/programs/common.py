@@ -27,7 +27,7 @@ from maskclip.programs import ranks
 
 
 class RunFolder(Callback):
-    """Ends a program with a sentence where Hydra could not write its files to the run's folder."""
+    """Ends a program with an error message if Hydra cannot write its files to the run's folder."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         self.check(Path(config.hydra.run.dir), config.hydra.output_subdir is not None)
@@ -36,7 +36,7 @@ class RunFolder(Callback):
         self.check(Path(config.hydra.sweep.dir), True)
 
     def check(self, folder: Path, written: bool) -> None:
-        """Create the folder and, if Hydra is going to write there, check that a file fits on the disk.
+        """Create the folder and, if Hydra will write to it, check that the disk has space.
 
         The file has no name: every process of a run under torchrun or SLURM does this at the same time.
         """
@@ -69,7 +69,7 @@ def program(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
     """A program that prints input errors as one sentence on stderr and ends with status 2, without a stack trace.
 
     Of several processes, the first that fails reports its error, and all end with its status. In a multirun, Hydra runs the
-    remaining jobs before it stops with the sentence of the first that failed. HYDRA_FULL_ERROR=1 shows all stack traces.
+    remaining jobs before it stops with the message of the first that failed. HYDRA_FULL_ERROR=1 shows all stack traces.
     """
 
     @wraps(main)
@@ -92,7 +92,7 @@ def program(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
 
 
 def _report(error: Exception) -> None:
-    """Print the sentence of an error and end the program; returns if the error has no sentence but a stack trace to show."""
+    """Print the message of an error and end the program. Return if the error has to be shown as a stack trace."""
     if not ranks.first_to_fail(error):
         ranks.leave()
     message = None if os.environ.get("HYDRA_FULL_ERROR") == "1" else ranks.killed() or _sentence(error)

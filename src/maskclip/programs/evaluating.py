@@ -28,8 +28,8 @@ from maskclip.programs.checks import check_precision, check_run
 from maskclip.programs.config import Card, build, plain, recorded, words_of, words_table
 from maskclip.programs.devices import build_trainer
 from maskclip.programs.logs import log_scores, run_logger
-from maskclip.tasks import Evaluation
 from maskclip.tasks.callbacks import SaveImages, StepProgressBar
+from maskclip.tasks.evaluation import Evaluation
 from maskclip.vocabulary import Vocabulary
 
 LABELS = {

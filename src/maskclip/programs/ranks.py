@@ -70,7 +70,7 @@ def first_to_fail(error: Exception | None = None) -> bool:
 
 
 def _is_of_connection(error: Exception | None) -> bool:
-    """Whether an error only means that another process has ended. Errors of gloo have no class of their own."""
+    """Whether an error only means that another process has ended. gloo raises no special class of errors."""
     return isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
@@ -130,7 +130,7 @@ def _kill_children() -> None:
 
 
 def killed() -> str | None:
-    """A sentence about a process that was started by this one and killed; None if there is none."""
+    """A message about a process that this one started and that was killed; None without such a process."""
     signals = [-child.returncode for child in _children if (child.poll() or 0) < 0]
     return f"a process of this run was killed (signal {signals[0]}); it may have run out of memory" if signals else None
 
@@ -140,7 +140,7 @@ def _watch() -> None:
         message = killed()
         try:
             failed = _get_default_store().check([FAILED])
-        except (RuntimeError, ValueError):  # the first process is gone, or the group: nothing to watch
+        except (RuntimeError, ValueError):  # the first process or the process group has ended: nothing to watch
             return
         if failed and not _leaving.is_set():
             leave()

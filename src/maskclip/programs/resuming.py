@@ -15,8 +15,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from maskclip.errors import InputError, changed_keys, changes
 from maskclip.files import check_readable, write_json
 from maskclip.inference.protocol import Protocol
-from maskclip.tasks import MaskCLIPPlus
-from maskclip.tasks.maskclip_plus import guided_steps
+from maskclip.tasks.maskclip_plus import MaskCLIPPlus, guided_steps
 
 IMAGES = "train_images.json"
 """A file in the run folder with the names of the training images, for messages that list missing ones."""

@@ -21,8 +21,8 @@ from maskclip.programs.devices import build_trainer
 from maskclip.programs.evaluating import evaluate_model, report
 from maskclip.programs.logs import log_scores, run_logger
 from maskclip.programs.resuming import check_resumable, checkpoint_to_resume, image_list, write_image_list
-from maskclip.tasks import MaskCLIPPlus
 from maskclip.tasks.callbacks import AtomicCheckpoints, Pace
+from maskclip.tasks.maskclip_plus import MaskCLIPPlus
 from maskclip.vocabulary import Vocabulary
 
 

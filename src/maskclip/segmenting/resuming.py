@@ -16,7 +16,7 @@ from maskclip.segmenting.outputs import FOLDERS, Outputs
 
 RECORD = "segment.json"
 FORMAT = 2
-"""Version of the record and of the names of outputs. Before there were versions, a/cat.jpg became masks/a/cat.png."""
+"""Version of the record and of the names of outputs. In records without a version, the output of a/cat.jpg is masks/a/cat.png."""
 SOURCES = "sources.jsonl"
 """One line per image, [name, path, size in bytes, time of the last change in ns]. The last line of a name counts."""
 

@@ -1,4 +1,4 @@
-"""MaskCLIP+ (section 3.4): a student learns from MaskCLIP's pseudo labels, then from its own."""
+"""MaskCLIP+ (section 3, MaskCLIP+): a student learns from MaskCLIP's pseudo labels, then from its own."""
 
 from __future__ import annotations
 

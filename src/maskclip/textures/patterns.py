@@ -34,7 +34,7 @@ def noise(rng: np.random.Generator, shape: Shape, cell_y: float, cell_x: float |
 def axes(
     rng: np.random.Generator, shape: Shape, period: tuple[float, float], tilt: float = np.pi, warp: float = 0.0
 ) -> tuple[Field, Field]:
-    """Coordinates u and v, each (H, W), in units of a random period in pixels, rotated by up to `tilt` radians either way.
+    """Coordinates u and v, each (H, W), in units of a random period in pixels, rotated by up to `tilt` radians in either direction.
 
     `warp` bends them by up to about that many periods, over a distance of a few periods.
     """
