@@ -120,7 +120,7 @@ def test_outputs_of_earlier_runs_are_skipped(walk: Walk, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "content", "outputs"),
     [
-        (".hydra/config.yaml", {"model": {"_target_": "maskclip.models.maskclip.MaskCLIP.build"}}, ("crops/000100.png", "saved_images/a.png")),
+        (".hydra/config.yaml", {"model": {"_target_": "maskclip.models.maskclip.MaskCLIP.build"}}, ("crops/1.png", "saved_images/a.png")),
         ("results.json", {"protocol_hash": "abc"}, ("saved_images/a.png",)),
         ("report.json", {"images": 1, "problems": []}, ("sheet.png",)),
         ("summary.json", [{"harmonic": 1.0}], ("overview.png",)),
