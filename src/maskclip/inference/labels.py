@@ -130,7 +130,8 @@ def _tile_outputs(patches: Sequence[CoarseLogits], rule: Rule, soft: Sequence[st
         patches, remaining = contenders(patches)
         if len(remaining) == 1:
             return {"labels": _classes(remaining, rule)}
-        return {"labels": _classes(remaining[mean([patch.upsampled() for patch in patches]).max(dim=1)[1]], rule)}
+        best = mean([patch.upsampled() for patch in patches]).max(dim=1).indices  # faster than argmax on CPUs, with equal results
+        return {"labels": _classes(remaining[best], rule)}
     maps = [patch.upsampled() for patch in patches]
     if rule.average == "probabilities":  # their logarithms serve as logits of scale 1
         probabilities = mean([logits.mul_(rule.scale).softmax(dim=1) for logits in maps])
@@ -148,7 +149,7 @@ def decide(logits: Tensor, rule: Rule, soft: Sequence[str] = (), top: int = 0, r
     scores = logits.softmax(dim=1) if rule.softmax else logits
     if removed is not None:
         scores = scores.masked_fill(removed.view(-1, *[1] * (logits.dim() - 2)), -torch.inf)
-    best_logit = scores.max(dim=1)[1]
+    best_logit = scores.max(dim=1).indices  # as above: faster than argmax
     labels = _classes(best_logit, rule)
     if rule.threshold is None and not soft and not top:
         return {"labels": labels}

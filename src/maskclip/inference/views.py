@@ -1,4 +1,7 @@
-"""From images to coarse logits: images are scaled, mirrored and cut into windows; windows of all images share batches."""
+"""From images to coarse logits: images are scaled, mirrored and cut into windows; windows of all images share batches.
+
+This is the module that resizes an image to the input size of the network (`Protocol.short_side` and others).
+"""
 
 from __future__ import annotations
 
