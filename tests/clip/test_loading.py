@@ -31,8 +31,9 @@ def test_weights_that_cannot_be_downloaded(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(InputError, match=r"weights 'openai' of RN50-quickgelu are not on this machine.*model.pretrained="):
+    with pytest.raises(InputError, match=r"weights 'openai' of RN50-quickgelu are not on this machine.*model.pretrained=") as error:
         load_clip("RN50-quickgelu", "openai")
+    assert "HF_HUB_OFFLINE=1" in str(error.value) and "model@teacher=maskclip_textures" in str(error.value)
 
 
 def test_weights_that_do_not_fit(tmp_path: Path) -> None:

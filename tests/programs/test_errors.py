@@ -65,7 +65,7 @@ SEGMENT_IMAGES = (*SEGMENT, "input={textures}")
         (("eval", "model=student", "model.checkpoint=nowhere", "data=textures", "data.root={textures}"), ["no checkpoint nowhere"]),
         (("eval", "data=folder", "data.root=.", "classes.names=[zebra]", "model=maskclip_textures"), ["an evaluation needs masks"]),
         (("segment", "model=maskclip_textures", "input={textures}"), ["no class names"]),
-        ((*SEGMENT, "input=nowhere"), ["no such file or folder: nowhere"]),
+        ((*SEGMENT, "input=nowhere"), ["no such file or folder: nowhere", "input=photos/"]),
         (SEGMENT, ["no input"]),
         ((*SEGMENT, "input="), ["no input"]),
         ((*SEGMENT_IMAGES, "overwrite=no"), ["overwrite=no: give true or false"]),

@@ -42,7 +42,9 @@ def _missing(architecture: str, pretrained: str) -> InputError:
     return InputError(
         f"the weights {pretrained!r} of {architecture} are not on this machine and could not be downloaded. Connect to the internet "
         f"once, or download them elsewhere from {url} and pass the file: model.pretrained=/path/to/file "
-        "(teacher.pretrained in training). model=maskclip_textures ships with the project and needs no download"
+        "(teacher.pretrained=... in training). If they are in a copied cache of Hugging Face, set HF_HUB_OFFLINE=1 "
+        "(docs/how-to/offline.md). model=maskclip_textures (model@teacher=maskclip_textures in training) ships with the project "
+        "and needs no download"
     )
 
 

@@ -17,6 +17,7 @@ from maskclip.images.finding import LeftOut, find_images, match_images
 from maskclip.images.reading import page_count
 
 BROKEN = "broken.txt"
+GIVE_IMAGES = "give an image, a folder or a glob, as in input=photos/"
 HEADER = "# could not be segmented; after the tab: the name of the outputs, and the page if not the first\n"
 
 
@@ -84,12 +85,12 @@ def _images_of(source: Path, output: Path, left_out: LeftOut) -> Iterable[InputI
     elif glob.has_magic(str(source)):
         root, paths = match_images(str(source), left_out, "input")
     else:
-        raise InputError(f"no such file or folder: {source} (input)")
+        raise InputError(f"no such file or folder: {source} (input): {GIVE_IMAGES}")
     if output.resolve() == root.resolve():
         raise InputError(f"output={output} is a folder of the input: use another one, such as output={quoted(output / 'segmented')}")
     if not paths:
         others = "".join(f"; {sentence}" for sentence in left_out.sentences())
-        raise InputError(f"no images in {source} (input){others}")
+        raise InputError(f"no images in {source} (input): {GIVE_IMAGES}{others}")
     folder = root.absolute()
     return [InputImage(os.path.join(folder, path), PurePath(path).as_posix()) for path in paths]  # noqa: PTH118
 
