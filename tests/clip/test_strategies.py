@@ -104,13 +104,15 @@ def attention_of(name: str, q: Tensor, k: Tensor, v: Tensor, y: Tensor, proxy: T
     elif name == "gem":
         tau = y.norm(dim=1).mean().item() / d**0.5
         weights = (gem_weights(q, tau) + gem_weights(k, tau) + gem_weights(v, tau)) / 3
-    else:
+    elif name == "proxyclip":
         features = proxy.flatten(1).T  # HW x E
         similarity = unit(features) @ unit(features).T
         scores = 3 * (similarity - 1.2 * similarity.mean())
         scores[scores < 0] = -math.inf
         rows, columns = (between(n_in, n_out) for n_in, n_out in zip(GRID, proxy.shape[1:], strict=True))
         return softmax(scores) @ torch.kron(rows, columns) @ v[1:]
+    else:
+        raise AssertionError(f"add the equation of {name} to attention_of")
     return (weights @ v)[1:]
 
 
