@@ -12,6 +12,7 @@ from types import ModuleType
 
 import pytest
 from conftest import ROOT
+from support.pages import blocks, pages
 
 REFERENCE = ROOT / "docs" / "reference"
 
@@ -29,6 +30,16 @@ def hook(name: str) -> ModuleType:
 def test_every_config_key_has_a_meaning() -> None:
     missing = hook("config").undocumented()
     assert not missing, "add a comment above the key or behind its value:\n" + "\n".join(missing)
+
+
+def test_every_option_has_a_description(tmp_path: Path) -> None:
+    header, shown = hook("config").header, tmp_path / "shown.yaml"
+    options = [path for path in (ROOT / "conf").glob("*/**/*.yaml") if not path.stem.startswith("_") and path.parent.name != "local"]
+    missing = [str(path.relative_to(ROOT)) for path in options if not header(path)]
+    for block in (block for page in pages() for block in blocks(page) if block.text.startswith("# @package")):
+        shown.write_text(block.text, encoding="utf-8")
+        missing += [] if header(shown) else [block.place]
+    assert not missing, "start the file with a comment, after `# @package`, that says what the option is:\n" + "\n".join(missing)
 
 
 def test_every_config_file_is_in_the_reference() -> None:
