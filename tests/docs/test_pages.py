@@ -117,15 +117,16 @@ def test_python_blocks_are_python() -> None:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the programs and configs, with small data sets and some photos."""
+    """A copy of the programs and configs, with some photos and CamVid. Pages draw the synthetic data themselves."""
     root = tmp_path_factory.mktemp("checkout")
     for name in ("src", "conf", "scripts"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy(ROOT / name, root)
-    write_textures(root / "data" / "textures", [(i, 2 * i, 3 * i) for i in range(13)], train=12, val=5)
+    drawn = tmp_path_factory.mktemp("drawn")
+    write_textures(drawn, [(i, 2 * i, 3 * i) for i in range(13)], train=4, val=1)
     (root / "photos" / "holiday").mkdir(parents=True)
-    images = sorted((root / "data" / "textures" / "JPEGImages").glob("*.jpg"))
+    images = sorted((drawn / "JPEGImages").glob("*.jpg"))
     for source, name in zip(images, ("photo.jpg", "photos/beach.jpg", "photos/garden.jpg", "photos/holiday/zoo.jpg"), strict=False):
         shutil.copy(source, root / name)
     draw_camvid(root / "data" / "camvid")

@@ -68,6 +68,8 @@ def reason_to_compose(command: Command, cfg: DictConfig) -> str | None:
     if OmegaConf.select(cfg, "model.strategy") == "proxyclip":
         return "needs the weights of a DINO"
     root = OmegaConf.select(cfg, "data.root")
+    if root is not None and Path(root).name == "textures" and not Path(root).exists():
+        raise RuntimeError("the page must run `python scripts/prepare_textures.py` before this command")
     return f"needs the data in {root}" if root is not None and not Path(root).exists() else None
 
 
@@ -116,6 +118,8 @@ def last_run(match: re.Match[str]) -> str:
     """The newest run of a program. A run of train.py is made if there is none."""
     runs = Path("outputs", match[1])
     if match[1] == "train" and not runs.is_dir():
+        if not Path("data", "textures").exists():
+            run_program(Command(["python"], "scripts/prepare_textures.py", []))
         run_program(Command(["python"], "src/train.py", ["experiment=textures_zero_shot"]))
     return str(max(runs.iterdir(), key=lambda path: path.stat().st_mtime))
 
