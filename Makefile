@@ -24,7 +24,7 @@ endif
 
 install: $(READY)  ## make the environment in .venv
 
-demo: $(READY)  ## run the whole method on the shipped CLIP and synthetic scenes: a table and an image, about 3 minutes
+demo: $(READY)  ## run the whole method on the shipped CLIP and synthetic scenes: a table and an image, about 3 minutes on two idle CPU cores, after the installation
 	$(BIN)/python scripts/demo.py
 
 test: $(READY)  ## run the fast tests
@@ -49,10 +49,10 @@ types: $(READY)  ## run mypy
 check: lint types test  ## run lint, types and the fast tests: what every commit passes
 
 docs: $(READY)  ## build the documentation in site/
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 docs-serve: $(READY)  ## serve the documentation at http://127.0.0.1:8000 while you edit it
-	$(BIN)/mkdocs serve
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 format: $(READY)  ## format and fix with ruff
 	$(BIN)/ruff check --fix .
