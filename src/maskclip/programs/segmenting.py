@@ -79,7 +79,7 @@ def check_segmenting(cfg: DictConfig) -> Path:
     """The output folder of a run. Raises `InputError` for settings that are missing or invalid."""
     check_precision(cfg)
     check_trainer(cfg)
-    require(cfg.output is not None, "output", cfg.output, "a folder, as in output=masks/")
+    require(cfg.output is not None, "output", cfg.output, "a folder, as in output=outputs/masks")
     require(isinstance(cfg.overwrite, bool), "overwrite", cfg.overwrite, "true or false; nothing was removed")
     require(cfg.pages in ("first", "all"), "pages", cfg.pages, "first or all")
     if not cfg.input:
