@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import checkout  # noqa: F401 - puts src on the path
-import hydra
 import numpy as np
 from omegaconf import DictConfig
 from tqdm import tqdm
@@ -24,11 +23,11 @@ from tqdm import tqdm
 from maskclip.data.datamodule import SegmentationData
 from maskclip.data.dataset import SegmentationDataset
 from maskclip.errors import InputError, is_count
-from maskclip.files import CHECKOUT, write_json
+from maskclip.files import write_json
 from maskclip.images.drawing import colourise, legend, overlay, sheet, stack
 from maskclip.images.reading import read_image, read_mask, read_turned
 from maskclip.images.writing import write_atomically
-from maskclip.programs import program
+from maskclip.programs import entry_point
 from maskclip.programs.config import build, words_of
 from maskclip.vocabulary import Vocabulary
 
@@ -114,8 +113,7 @@ def class_pixels(data: SegmentationDataset, pixels: Counter[int]) -> dict[str, i
     return counts
 
 
-@hydra.main(version_base="1.3", config_path=str(CHECKOUT / "conf"), config_name="inspect")
-@program
+@entry_point("inspect")
 def main(cfg: DictConfig) -> None:
     if cfg.sample is not None and not is_count(cfg.sample):
         raise InputError(f"sample={cfg.sample}: expected a number of images, at least 1, or null for all")

@@ -3,14 +3,12 @@
 python src/embed_text.py model=maskclip_vit16 classes=voc20 output=voc20.safetensors
 """
 
-import hydra
 from omegaconf import DictConfig
 
-from maskclip.programs import embed_text, program
+from maskclip.programs import embed_text, entry_point
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="embed_text")
-@program
+@entry_point("embed_text")
 def main(cfg: DictConfig) -> None:
     embed_text(cfg)
 

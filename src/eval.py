@@ -4,14 +4,12 @@ python src/eval.py model=maskclip_textures data=textures
 python src/eval.py model=maskclip_vit16 data=voc20
 """
 
-import hydra
 from omegaconf import DictConfig
 
-from maskclip.programs import evaluate, program
+from maskclip.programs import entry_point, evaluate
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="eval")
-@program
+@entry_point("eval")
 def main(cfg: DictConfig) -> float:
     return evaluate(cfg)
 

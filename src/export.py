@@ -3,14 +3,12 @@
 python src/export.py checkpoint=outputs/train/.../checkpoints/last.ckpt output=student/
 """
 
-import hydra
 from omegaconf import DictConfig
 
-from maskclip.programs import export, program
+from maskclip.programs import entry_point, export
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="export")
-@program
+@entry_point("export")
 def main(cfg: DictConfig) -> None:
     export(cfg)
 

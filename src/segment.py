@@ -3,14 +3,12 @@
 python src/segment.py input=photos/ 'classes.names=[cat,grass,sky]'
 """
 
-import hydra
 from omegaconf import DictConfig
 
-from maskclip.programs import program, segment
+from maskclip.programs import entry_point, segment
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="segment")
-@program
+@entry_point("segment")
 def main(cfg: DictConfig) -> None:
     segment(cfg)
 

@@ -4,14 +4,12 @@ python src/train.py experiment=textures_annotation_free
 python src/train.py experiment=context_zero_shot trainer=ddp
 """
 
-import hydra
 from omegaconf import DictConfig
 
-from maskclip.programs import program, train
+from maskclip.programs import entry_point, train
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="train")
-@program
+@entry_point("train")
 def main(cfg: DictConfig) -> float:
     return train(cfg)
 

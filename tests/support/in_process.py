@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
+import runpy
 import subprocess
 import warnings
 from collections.abc import Iterator
@@ -41,6 +43,30 @@ def run(folder: Path, program: str, *overrides: str, threads: int = 2) -> subpro
         except SystemExit as end:
             status = int(end.code or 0)
     return subprocess.CompletedProcess([program, *overrides], status, stdout.getvalue(), stderr.getvalue())
+
+
+def start(folder: Path, file: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the file of a program (src/NAME.py) with a command line, as Python does, until it exits. Hydra composes the config."""
+    stdout, stderr, status = io.StringIO(), io.StringIO(), 0
+    root, config = logging.getLogger(), HydraConfig.instance().cfg
+    handlers, level = root.handlers[:], root.level
+    with (
+        process_state(folder, torch.get_num_threads()),
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(stdout),
+        contextlib.redirect_stderr(stderr),
+    ):
+        patch.setattr("sys.argv", [str(ROOT / file), *words])
+        patch.setattr(HydraConfig.instance(), "cfg", None)
+        try:
+            runpy.run_path(str(ROOT / file), run_name="__main__")
+        except SystemExit as end:
+            status = int(end.code or 0)
+        finally:
+            root.handlers[:] = handlers
+            root.setLevel(level)
+            HydraConfig.instance().cfg = config
+    return subprocess.CompletedProcess([file, *words], status, stdout.getvalue(), stderr.getvalue())
 
 
 def composed(folder: Path, program: str, *overrides: str) -> DictConfig:

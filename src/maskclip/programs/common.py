@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
+import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException
+from hydra.errors import CompactHydraException, HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -22,18 +24,38 @@ from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from maskclip.errors import InputError, sentence
-from maskclip.files import writing
-from maskclip.programs import ranks
+from maskclip.files import CHECKOUT, writing
+from maskclip.programs import mistakes, ranks
+
+FULL_ERROR = "HYDRA_FULL_ERROR"
+
+
+_full_error: list[str | None] = []
+"""While Hydra composes configs: the user's value of HYDRA_FULL_ERROR."""
 
 
 class RunFolder(Callback):
-    """Ends a program with an error message if Hydra cannot write its files to the run's folder."""
+    """Ends a program with an error message if `+` added an unknown key, or if Hydra cannot write its files to the run's folder."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        _restore()
+        self.check_keys(config)
         self.check(Path(config.hydra.run.dir), config.hydra.output_subdir is not None)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        self.check_keys(config)
         self.check(Path(config.hydra.sweep.dir), True)
+        if not str(config.hydra.launcher._target_).endswith("BasicLauncher"):  # jobs in other processes inherit the variable
+            _restore()
+
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        _restore()
+
+    def check_keys(self, config: DictConfig) -> None:
+        """End the program if `+` added an unknown key."""
+        if message := mistakes.unknown_additions(config):
+            print(f"error: {message}", file=sys.stderr)
+            sys.exit(2)
 
     def check(self, folder: Path, written: bool) -> None:
         """Create the folder and, if Hydra will write to it, check that the disk has space.
@@ -47,7 +69,7 @@ class RunFolder(Callback):
                     with tempfile.TemporaryFile(dir=folder) as file:
                         file.write(bytes(1 << 16))
         except InputError as error:
-            if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            if _traces():
                 raise
             print(f"error: {error}; another place is chosen by paths.outputs=/path/to/folder", file=sys.stderr)
             sys.exit(2)
@@ -63,6 +85,56 @@ def be_quiet() -> None:
         logging.getLogger(library).setLevel(logging.WARNING)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+
+
+def entry_point(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
+    """A `program` with Hydra's command line and the config `name` in conf/.
+
+    Mistakes on the command line are printed as one sentence, and the exit status is 2.
+    """
+
+    def decorate(main: Callable[[DictConfig], Any]) -> Callable[[], None]:
+        run = hydra.main(version_base="1.3", config_path=str(CHECKOUT / "conf"), config_name=name)(program(main))
+
+        @wraps(main)
+        def wrapped() -> None:
+            if _traces():
+                return run()
+            try:
+                with _raising():
+                    run()
+            except HydraException as error:
+                print(f"error: {mistakes.describe(error, name, sys.argv[1:])}", file=sys.stderr)
+                sys.exit(2)
+
+        return wrapped
+
+    return decorate
+
+
+@contextlib.contextmanager
+def _raising() -> Iterator[None]:
+    """Let Hydra raise its errors, which it would print, until the first job starts (`RunFolder`)."""
+    _full_error.append(os.environ.get(FULL_ERROR))
+    os.environ[FULL_ERROR] = "1"
+    try:
+        yield
+    finally:
+        _restore()
+
+
+def _traces() -> bool:
+    """Whether the user asks for stack traces."""
+    return os.environ.get(FULL_ERROR) == "1" and not _full_error
+
+
+def _restore() -> None:
+    """Restore the variable that `_raising` sets, for the jobs and their processes. Does nothing the second time."""
+    if _full_error:
+        value = _full_error.pop()
+        os.environ.pop(FULL_ERROR)
+        if value is not None:
+            os.environ[FULL_ERROR] = value
 
 
 def program(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
@@ -95,7 +167,7 @@ def _report(error: Exception) -> None:
     """Print the message of an error and end the program. Return if the error has to be shown as a stack trace."""
     if not ranks.first_to_fail(error):
         ranks.leave()
-    message = None if os.environ.get("HYDRA_FULL_ERROR") == "1" else ranks.killed() or _sentence(error)
+    message = None if _traces() else ranks.killed() or _sentence(error)
     if message is None:
         if ranks.several():
             traceback.print_exc()

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from maskclip.errors import InputError
 from maskclip.files import CHECKOUT
+from maskclip.programs.mistakes import similar
 from maskclip.vocabulary import Vocabulary, read_class_file, read_words
 
 Card = dict[str, Any]
@@ -147,8 +148,19 @@ def build(node: Any, **objects: Any) -> Any:
         if isinstance(error.__cause__, InputError):
             raise error.__cause__ from None
         raise
+    signature, values = inspect.signature(target.func), target.keywords | objects
     try:
-        inspect.signature(target.func).bind(*target.args, **target.keywords | objects)
+        signature.bind(*target.args, **values)
     except TypeError as cause:
-        raise InputError(f"{node['_target_']}: {cause}") from cause
+        unknown = [key for key in values if key not in signature.parameters and f"'{key}'" in str(cause)]
+        message = _no_parameter(node, target.func, unknown[0]) if unknown else f"{node['_target_']}: {cause}"
+        raise InputError(message) from cause
     return target(**objects)
+
+
+def _no_parameter(node: Any, function: Any, key: str) -> str:
+    """Describe a key of a config node that is no parameter of its `_target_`."""
+    path = node._get_full_key(key) if isinstance(node, DictConfig) else key
+    names = similar(key, inspect.signature(function).parameters)
+    question = f"; did you mean {' or '.join(names)}?" if names else ""
+    return f"{path}: {function.__qualname__} has no such parameter{question}"
