@@ -41,6 +41,7 @@ def test_bad_words_are_named(settings: dict, message: str) -> None:
 def test_words_leave_out_the_background() -> None:
     vocabulary = Vocabulary(["background", "sofa", "cat"], prompts={"sofa": ["sofa", "couch"]}, background=True, unseen=["cat"])
     assert vocabulary.words == [["sofa", "couch"], ["cat"]]
+    assert vocabulary.words_by_class == [[], ["sofa", "couch"], ["cat"]] and len(vocabulary.names) == 3
     assert vocabulary.unseen_indices == [2]
 
 

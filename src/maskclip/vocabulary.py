@@ -110,6 +110,11 @@ class Vocabulary:
         return [[words] if isinstance(words, str) else list(dict.fromkeys(words)) for words in prompts]
 
     @property
+    def words_by_class(self) -> list[list[str]]:
+        """The words of every class in index order, without repetitions; an empty list for a class without words."""
+        return [[] for _ in range(self.wordless)] + self.words
+
+    @property
     def word_counts(self) -> list[int]:
         """The number of words of each class that has any."""
         return [len(words) for words in self.words]

@@ -5,11 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+from support.configs import composed, with_values
 
-from maskclip.programs.evaluating import write_results
+from maskclip import Protocol, Vocabulary
+from maskclip.programs.config import words_of
+from maskclip.programs.evaluating import origin, write_results
 
 
 def is_consistent(folder: Path) -> bool:
@@ -40,3 +45,14 @@ def test_a_kill_leaves_no_new_scores_with_an_old_matrix(tmp_path: Path, monkeypa
     assert json.loads((tmp_path / "results.json").read_text())["miou"] == (2.0 if renamed == 2 else 1.0)
     assert np.array_equal(np.load(tmp_path / "confusion.npy"), new if renamed else old)
     assert is_consistent(tmp_path) == (renamed != 1)
+
+
+@pytest.mark.parametrize(("words", "of_background"), [("own", []), ("clearclip", ["background"])])
+def test_a_card_has_the_words_of_each_class(words: str, of_background: list[str]) -> None:
+    cfg = with_values(composed("eval", "data=voc21", f"words={words}"), paths__output="out")
+    model: Any = SimpleNamespace(weights_sha256="", provenance={})
+    data: Any = SimpleNamespace(vocabulary=Vocabulary(**words_of(cfg)))
+    card = origin(cfg, model, data, Protocol())
+    by_class = dict(zip(card["classes"], card["words"], strict=True))
+    assert by_class["background"] == of_background and by_class["aeroplane"] == ["airplane" if words == "own" else "aeroplane"]
+    assert json.loads(json.dumps(card["words"])) == card["words"]

@@ -94,7 +94,7 @@ def origin(cfg: DictConfig, model: Segmenter, data: SegmentationData, protocol: 
         "weights_sha256": model.weights_sha256,
         "provenance": model.provenance,
         "classes": list(data.vocabulary.names),
-        "words": data.vocabulary.words,
+        "words": data.vocabulary.words_by_class,
         "words_of": "own" if words_table(cfg, list(data.vocabulary.names)) is None else cfg.words.name,
         "unseen_classes": list(data.vocabulary.unseen),
         "protocol": plain(cfg.protocol),
