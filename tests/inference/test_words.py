@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from support.configs import CONF, composed, with_values
 
 from maskclip import InputError, MaskCLIP, Protocol, Vocabulary, predict
 from maskclip.inference.predict import rule_of
+from maskclip.programs import config
 from maskclip.programs.config import plain, recorded, words_of
 from maskclip.textures.scenes import draw_scene
 from maskclip.vocabulary import read_class_file
@@ -103,6 +106,26 @@ def test_words_of_the_user_are_never_replaced(words: Any, tmp_path: Path) -> Non
         words_of(with_values(sclip, **values))
     built = vocabulary(with_values(own, **values))
     assert built.words[built.names.index("boat") - built.wordless] == ([words] if isinstance(words, str) else words)
+
+
+@pytest.mark.parametrize("name", ["a_list", "zz_list"])  # before and after voc20.yaml in the order of files
+def test_words_of_a_class_file_of_the_user_are_never_replaced(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file in conf/classes with the names of a shipped list is not that list."""
+    shutil.copytree(CONF / "classes", tmp_path / "conf" / "classes")
+    monkeypatch.setattr(config, "CHECKOUT", tmp_path)
+    own = read_class_file(CONF / "classes" / "voc20.yaml")
+    own["prompts"]["person"] = ["person", "pedestrian"]
+    (tmp_path / "conf" / "classes" / f"{name}.yaml").write_text(yaml.safe_dump(own))
+    config._shipped_prompts.cache_clear()
+    for overrides in (["data=voc20", "protocol=sclip"], ["data=voc20", "words=sclip"]):
+        cfg = composed("eval", *overrides)
+        assert words_of(cfg)["prompts"]["person"][:2] == ["person", "person in shirt"]
+        cfg.classes = own
+        with pytest.raises(InputError, match=r"words=sclip would replace your words .* for person: give words=own"):
+            words_of(cfg)
+    cfg = composed("eval", "data=voc20", "protocol=sclip", "words=own")
+    cfg.classes = own
+    assert words_of(cfg)["prompts"]["person"] == ["person", "pedestrian"]
 
 
 def test_words_of_the_user_that_are_those_of_the_table_are_no_error() -> None:

@@ -101,9 +101,10 @@ def words_of(cfg: DictConfig) -> Card:
     if classes["names"] and classes["background"] is True:
         vocabulary = Vocabulary(**classes, background_colour=colour)
         classes |= {"names": list(vocabulary.names), "palette": vocabulary.palette}
-    table = words_table(cfg, classes["names"])
-    if table is not None:
-        _check_replaced(cfg, classes["prompts"] or {}, table)
+    key = _table_key(cfg, classes["names"])
+    if key is not None:
+        table = plain(cfg.words.tables[key])
+        _check_replaced(cfg, classes["prompts"] or {}, table, _shipped_prompts(key))
         classes["prompts"] = table
     elif classes["names"] and cfg.words.tables:
         warnings.warn(f"words={cfg.words.name} has no table for these classes, so their own words are used", stacklevel=2)
@@ -112,12 +113,17 @@ def words_of(cfg: DictConfig) -> Card:
 
 def words_table(cfg: DictConfig, names: list[str]) -> Card | None:
     """The words of each class in the group `words`; None without a table for exactly these class names in this order."""
-    return next((plain(table) for table in cfg.words.tables.values() if list(table) == names), None)
+    key = _table_key(cfg, names)
+    return None if key is None else plain(cfg.words.tables[key])
 
 
-def _check_replaced(cfg: DictConfig, prompts: Card, table: Card) -> None:
-    """Raise `InputError` if a table of words would replace prompts other than those of a file in conf/classes."""
-    shipped: Card = next((prompts_of for names, prompts_of in _class_files() if names == list(table)), prompts)
+def _table_key(cfg: DictConfig, names: list[str]) -> str | None:
+    """The name of the table for these class names, which is that of the file in conf/classes whose prompts it replaces."""
+    return next((str(key) for key, table in cfg.words.tables.items() if list(table) == names), None)
+
+
+def _check_replaced(cfg: DictConfig, prompts: Card, table: Card, shipped: Card) -> None:
+    """Raise `InputError` if a table of words would replace prompts other than the `shipped` ones."""
     replaced = [name for name, words in prompts.items() if _as_list(words) not in (_as_list(shipped.get(name)), _as_list(table.get(name)))]
     if replaced:
         raise InputError(
@@ -127,10 +133,10 @@ def _check_replaced(cfg: DictConfig, prompts: Card, table: Card) -> None:
 
 
 @cache
-def _class_files() -> list[tuple[list[str], Card]]:
-    """Names and prompts of every class list in conf/classes."""
-    files = [read_class_file(path) for path in (CHECKOUT / "conf" / "classes").glob("*.yaml")]
-    return [(list(Vocabulary(**file).names), file["prompts"]) for file in files if file["names"]]
+def _shipped_prompts(name: str) -> Card:
+    """The prompts of conf/classes/`name`.yaml; none if there is no such file."""
+    path = CHECKOUT / "conf" / "classes" / f"{name}.yaml"
+    return (read_class_file(path).get("prompts") or {}) if path.is_file() else {}
 
 
 def _as_list(words: Any) -> list[Any]:
