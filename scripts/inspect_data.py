@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,12 @@ def class_pixels(data: SegmentationDataset, pixels: Counter[int]) -> dict[str, i
     return counts
 
 
+def same_images(module: SegmentationData) -> bool:
+    """Whether the settings select the same images for train and val: one pattern, and no split files or the same one."""
+    patterns = module.images if isinstance(module.images, Mapping) else {}
+    return module.splits["train"] == module.splits["val"] and patterns.get("train") == patterns.get("val")
+
+
 @entry_point("inspect")
 def main(cfg: DictConfig) -> None:
     if cfg.sample is not None and not is_count(cfg.sample):
@@ -131,6 +138,8 @@ def main(cfg: DictConfig) -> None:
     print_report(names, values, sizes, problems)
     if turned:
         print(f"{turned} images have an EXIF orientation: set data.exif=false if masks were drawn on the stored pixels")
+    if data.masks is not None and cfg.split != "test" and same_images(module):
+        print(f"train and val are the same {len(data.names)} images: give split files data.train and data.val, or patterns by split")
     folder = Path(cfg.paths.output)
     by_size = {f"{w}x{h}": count for (h, w), count in sizes.most_common()}
     report = {

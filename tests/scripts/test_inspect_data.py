@@ -25,7 +25,7 @@ def test_a_sound_data_set(textures_root: Path, tmp_path: Path, monkeypatch: pyte
     pixels = sum(int(size.split("x")[0]) * int(size.split("x")[1]) * count for size, count in report["sizes"].items())
     assert sum(report["pixels"].values()) == pixels and report["pixels"]["ignored"] > 0
     printed = capsys.readouterr().out
-    assert "5 images, 0 problems" in printed and "brick wall" in printed
+    assert "5 images, 0 problems" in printed and "brick wall" in printed and "train and val" not in printed
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 3 * inspect_data.CELL and sheet.height > 5 * inspect_data.CELL
     assert inspect(monkeypatch, tmp_path, "data=textures", f"data.root={textures_root}", "split=train", "sample=3")["images"] == 3
@@ -65,10 +65,11 @@ def test_turned_images_are_counted(textures_root: Path, tmp_path: Path, monkeypa
     assert inspect(monkeypatch, tmp_path / "out", "data=textures", f"data.root={root}", "data.exif=false")["problems"] == []
 
 
-def test_a_folder_without_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (30, 20)).save(tmp_path / "photos" / "a.jpg")
     report = inspect(monkeypatch, tmp_path / "out", "data=folder", f"data.root={tmp_path / 'photos'}", "classes.names=[cat]")
+    assert "train and val" not in capsys.readouterr().out
     assert report["images"] == 1 and report["sizes"] == {"30x20": 1} and (tmp_path / "out" / "sheet.png").is_file()
 
 
@@ -84,6 +85,29 @@ def test_every_value_is_listed_with_its_class(tmp_path: Path, monkeypatch: pytes
     report = inspect(monkeypatch, tmp_path / "out", *where, "data.ignore=[2]")
     assert report["problems"] == [] and report["pixels"] == {"sky": 1, "road": 3, "ignored": 4}
     assert "value 2     ignored" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "same"),
+    [
+        (["data.images=%.jpg"], True),
+        (["data.images=%.jpg", "data.train=list.txt", "data.val=list.txt"], True),
+        (["data.images=%.jpg", "data.train=train.txt", "data.val=list.txt"], False),
+        (["data.images={train: a%.jpg, val: b%.jpg}", "data.masks={train: a%.png, val: b%.png}"], False),
+    ],
+)
+def test_train_and_val_with_the_same_images_are_reported(
+    overrides: list[str], same: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a0", "b0"):
+        Image.new("RGB", (4, 1)).save(tmp_path / f"{name}.jpg")
+        Image.new("L", (4, 1)).save(tmp_path / f"{name}.png")
+    (tmp_path / "list.txt").write_text("a0\nb0\n")
+    (tmp_path / "train.txt").write_text("a0\n")
+    where = ("data=folder", f"data.root={tmp_path}", "classes.names=[sky]", "data.masks=%.png", *overrides)
+    assert inspect(monkeypatch, tmp_path / "out", *where, "sample=1")["problems"] == []
+    sentence = "train and val are the same 2 images: give split files data.train and data.val, or patterns by split"
+    assert (sentence in capsys.readouterr().out) == same
 
 
 @pytest.mark.parametrize(
