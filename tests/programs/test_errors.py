@@ -112,7 +112,7 @@ def test_invalid_input(tmp_path: Path, textures_root: Path, arguments: tuple[str
         ("segment batch_size=range(1,3)", "batch_size=range(1,3) needs --multirun"),
         (
             "segment input=my photo.jpg",
-            "photo.jpg is not a setting: give KEY=VALUE, and quote values with spaces:  'input=my photo.jpg'",
+            "photo.jpg is not a setting: give KEY=VALUE, and quote values with spaces, such as 'input=my photo.jpg'",
         ),
         ("segment input=a=b(c", "such as \"input='a=b(c'\""),
         ("segment --config-name=evil", "Cannot find primary config 'evil'"),
