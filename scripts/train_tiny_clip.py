@@ -160,19 +160,24 @@ def settings_of(args: argparse.Namespace) -> dict[str, float]:
     return {name: getattr(args, name) for name in names}
 
 
+def restored(args: argparse.Namespace, model: CLIP, optimizer: torch.optim.Optimizer) -> tuple[Tensor, int, float]:
+    """Load the checkpoint, if there is one, and return the mask of used token ids, the next step and the mean loss."""
+    args.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    if not args.checkpoint.exists():
+        return torch.zeros(model.vocab_size, dtype=torch.bool), 0, 0.0
+    state = torch.load(args.checkpoint, map_location=args.device, weights_only=True)
+    if state["settings"] != settings_of(args):
+        sys.exit(f"error: {args.checkpoint} has other settings, {state['settings']}: choose another --checkpoint")
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    print(f"resuming {args.checkpoint} at step {state['step']}")
+    return state["used_tokens"].cpu(), state["step"], state["loss"]
+
+
 def train(args: argparse.Namespace) -> tuple[CLIP, Tensor, float]:
     """The trained model, a mask of the token ids in its captions, and the running mean of its loss."""
     model, optimizer = build(args.seed, args.device)
-    used_tokens, start, recent = torch.zeros(model.vocab_size, dtype=torch.bool), 0, 0.0
-    args.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    if args.checkpoint.exists():
-        state = torch.load(args.checkpoint, map_location=args.device, weights_only=True)
-        if state["settings"] != settings_of(args):
-            sys.exit(f"error: {args.checkpoint} has other settings, {state['settings']}: choose another --checkpoint")
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        used_tokens, start, recent = state["used_tokens"].cpu(), state["step"], state["loss"]
-        print(f"resuming {args.checkpoint} at step {start}")
+    used_tokens, start, recent = restored(args, model, optimizer)
     mean, std = normaliser(model, args.device)
     loss_of = EqualCaptionsLoss()
     batches = Batches(args.seed, start, args.steps, args.batch_size, model.visual.image_size[0], args.close_ups, args.gentle)
@@ -235,9 +240,8 @@ def dense_scores(vocabulary: Vocabulary, data: SegmentationDataset, **options: f
     return scores(confusion.compute(), vocabulary.unseen_indices)
 
 
-def write_card(args: argparse.Namespace, loss: float, retrieval: float) -> None:
-    """Measure the shipped weights and write the model card beside them."""
-    vocabulary = release.read_classes("textures")
+def validation_scores(vocabulary: Vocabulary) -> dict[str, Scores]:
+    """Scores of the shipped weights on the validation split, by method."""
     rows = {
         "CLIP (unmodified last layer)": {"strategy": "clip"},
         "MaskCLIP": {},
@@ -250,7 +254,13 @@ def write_card(args: argparse.Namespace, loss: float, retrieval: float) -> None:
         write_textures(Path(folder), vocabulary.colours, train=0, val=100)
         files = {"images": "JPEGImages/%.jpg", "masks": "SegmentationClass/%.png", "split": "ImageSets/Segmentation/val.txt"}
         data = SegmentationDataset(folder, num_classes=len(vocabulary), **files)
-        results = {name: dense_scores(vocabulary, data, **options) for name, options in rows.items()}
+        return {name: dense_scores(vocabulary, data, **options) for name, options in rows.items()}
+
+
+def write_card(args: argparse.Namespace, loss: float, retrieval: float) -> None:
+    """Measure the shipped weights and write the model card beside them."""
+    vocabulary = release.read_classes("textures")
+    results = validation_scores(vocabulary)
     methods = "\n".join(f"| {name} | {100 * result.miou:.1f} |" for name, result in results.items())
     classes = "\n".join(
         f"| {name} | {100 * a:.1f} | {100 * b:.1f} |"
