@@ -9,7 +9,7 @@ import errno
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 LONGEST = 60
@@ -48,21 +48,6 @@ def require(valid: bool, key: str, value: Any, expected: str) -> None:
         raise InputError(f"{key}={'null' if value is None else value}: give {expected}")
 
 
-def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Keys whose values differ between two mappings; a missing key counts as None."""
-    return [key for key in {**before, **now} if before.get(key) != now.get(key)]
-
-
-def changes(keys: Iterable[str], before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Describe changed values for a message: "task.lr was 0.02, is 0.01; seed was 0, is 1"."""
-    return "; ".join(f"{key} was {_brief(before.get(key))}, is {_brief(now.get(key))}" for key in keys)
-
-
-def _brief(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
-
-
 Check = tuple[Callable[[Any], bool], str]
 """A predicate for the value of a setting, and the expected value in words."""
 
@@ -79,7 +64,12 @@ def optional(is_valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 def one_of(*choices: str) -> Check:
     """A check for one of several names."""
-    return (lambda value: value in choices), f"{', '.join(choices[:-1])} or {choices[-1]}"
+    return (lambda value: value in choices), alternatives(choices)
+
+
+def alternatives(names: Sequence[str]) -> str:
+    """Join names for a message: "a", "a or b", "a, b or c"."""
+    return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 BOOLEAN: Check = (is_boolean, "true or false")
@@ -90,6 +80,21 @@ def check_settings(settings: Mapping[str, Any], checks: Mapping[str, Check], pre
     """Raise `InputError` for the first invalid setting, with its key after `prefix`, its value and what was expected."""
     for key, (is_valid, expected) in checks.items():
         require(is_valid(settings[key]), f"{prefix}{key}", settings[key], expected)
+
+
+def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Keys whose values differ between two mappings; a missing key counts as None."""
+    return [key for key in {**before, **now} if before.get(key) != now.get(key)]
+
+
+def changes(keys: Iterable[str], before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Describe changed values for a message: "task.lr was 0.02, is 0.01; seed was 0, is 1"."""
+    return "; ".join(f"{key} was {_brief(before.get(key))}, is {_brief(now.get(key))}" for key in keys)
+
+
+def _brief(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
 def is_full(error: OSError) -> bool:

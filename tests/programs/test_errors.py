@@ -16,7 +16,7 @@ from support.programs import call, expect_one_sentence
 
 from maskclip import InputError
 from maskclip.errors import sentence
-from maskclip.programs import program
+from maskclip.programs.common import program
 
 
 def test_errors_with_and_without_a_sentence() -> None:

@@ -28,7 +28,7 @@ import os, signal, time
 import hydra
 from torch import distributed
 from maskclip import InputError
-from maskclip.programs import program
+from maskclip.programs.common import program
 
 rank = int(os.environ["RANK"])
 

@@ -20,6 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
 from maskclip import programs
+from maskclip.programs import common
 
 FUNCTIONS = {
     "train": programs.train,
@@ -39,7 +40,7 @@ def run(folder: Path, program: str, *overrides: str, threads: int = 2) -> subpro
     stdout, stderr, status = io.StringIO(), io.StringIO(), 0
     with process_state(folder, threads), contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
         try:
-            programs.program(FUNCTIONS[program])(cfg)
+            common.program(FUNCTIONS[program])(cfg)
         except SystemExit as end:
             status = int(end.code or 0)
     return subprocess.CompletedProcess([program, *overrides], status, stdout.getvalue(), stderr.getvalue())

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from maskclip.errors import InputError
 from maskclip.files import CHECKOUT
-from maskclip.programs.mistakes import similar
+from maskclip.programs.mistakes import question, similar
 from maskclip.vocabulary import Vocabulary, read_class_file, read_words
 
 Card = dict[str, Any]
@@ -167,6 +167,5 @@ def build(node: Any, **objects: Any) -> Any:
 def _no_parameter(node: Any, function: Any, key: str) -> str:
     """Describe a key of a config node that is no parameter of its `_target_`."""
     path = node._get_full_key(key) if isinstance(node, DictConfig) else key
-    names = similar(key, inspect.signature(function).parameters)
-    question = f"; did you mean {' or '.join(names)}?" if names else ""
-    return f"{path}: {function.__qualname__} has no such parameter{question}"
+    hint = question(similar(key, inspect.signature(function).parameters))
+    return f"{path}: {function.__qualname__} has no such parameter{hint and f'; {hint}'}"

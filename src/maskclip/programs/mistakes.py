@@ -15,6 +15,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from maskclip.errors import alternatives
 from maskclip.files import CHECKOUT
 
 BRACKETS = {"[": "]", "{": "}"}
@@ -31,7 +32,7 @@ def describe(error: HydraException, program: str, words: Sequence[str]) -> str:
     if isinstance(error, MissingConfigException) and error.options:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         options = [name for name in error.options if not name.startswith("_")]
-        return f"no option {option} of {group}: {_question(similar(option, options)) or 'choose ' + _alternatives(options)}"
+        return f"no option {option} of {group}: {question(similar(option, options)) or 'choose ' + alternatives(options)}"
     if match := re.match(r"Ambiguous value for argument '(.*)'", text):
         return _several(match[1])
     if match := re.match(r"Sweep parameters '(.*)' requires --multirun", text):
@@ -72,6 +73,11 @@ def similar(word: str, words: Iterable[str]) -> list[str]:
     best = max(ratios.values(), default=0.0)
     names = [other for other in ratios if ratios[other] >= max(0.7, best - 0.1)]
     return sorted(names, key=lambda other: -ratios[other])[:3]
+
+
+def question(names: Sequence[str]) -> str:
+    """Ask whether one of the names was meant; empty without names."""
+    return f"did you mean {alternatives(names)}?" if names else ""
 
 
 def quote(text: str) -> str:
@@ -118,15 +124,15 @@ def _unknown(key: str, text: str, program: str, words: Sequence[str]) -> str:
     option = next((word.partition("=")[2] for word in words if word.partition("=")[0] == key), "...")
     if match := re.search(r"Did you mean to override (?:one of )?(.*)\?", text):
         groups = [f"{group}={option}" for group in match[1].split(", ")]
-        return f"no group {key} in this program: {_question(groups)}"
+        return f"no group {key} in this program: {question(groups)}"
     return _no_key(key, _known_keys(program, [word for word in words if word.lstrip("+~").partition("=")[0] != key]))
 
 
 def _no_key(key: str, keys: Sequence[str]) -> str:
     last = key.rpartition(".")[2]
     names = similar(key, keys) or [other for other in keys if last in (other.rpartition(".")[2], other.partition("@")[0])][:3]
-    question = f": {_question(names)}" if names else ""
-    return f"no key {key}{question} (python {sys.argv[0]} --help lists all keys)"
+    hint = f": {question(names)}" if names else ""
+    return f"no key {key}{hint} (python {sys.argv[0]} --help lists all keys)"
 
 
 def _known_keys(program: str, words: Sequence[str]) -> list[str]:
@@ -158,11 +164,3 @@ def _paths(values: dict[Any, Any], prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{key}"
             if isinstance(value, dict):
                 yield from _paths(value, f"{prefix}{key}.")
-
-
-def _question(names: Sequence[str]) -> str:
-    return f"did you mean {_alternatives(names)}?" if names else ""
-
-
-def _alternatives(names: Sequence[str]) -> str:
-    return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

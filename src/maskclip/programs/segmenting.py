@@ -19,7 +19,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import distributed
 from tqdm import tqdm
 
-from maskclip.errors import InputError, require
+from maskclip.errors import Check, InputError, check_settings, is_boolean, one_of
 from maskclip.images.finding import LeftOut
 from maskclip.inference.kernels import accelerate
 from maskclip.inference.protocol import Protocol
@@ -36,6 +36,11 @@ from maskclip.vocabulary import Vocabulary
 
 LOCATIONS = ("_target_", "checkpoint", "pretrained", "text_embeddings", "cache")
 """Settings of models that are locations of files. The files themselves have fingerprints."""
+SEGMENTING: dict[str, Check] = {
+    "output": (lambda value: value is not None, "a folder, as in output=outputs/masks"),
+    "overwrite": (is_boolean, "true or false; nothing was removed"),
+    "pages": one_of("first", "all"),
+}
 PATIENCE = timedelta(days=7)
 """How long a finished process waits for the others, which may have larger images or slower GPUs."""
 
@@ -79,9 +84,7 @@ def check_segmenting(cfg: DictConfig) -> Path:
     """The output folder of a run. Raises `InputError` for settings that are missing or invalid."""
     check_precision(cfg)
     check_trainer(cfg)
-    require(cfg.output is not None, "output", cfg.output, "a folder, as in output=outputs/masks")
-    require(isinstance(cfg.overwrite, bool), "overwrite", cfg.overwrite, "true or false; nothing was removed")
-    require(cfg.pages in ("first", "all"), "pages", cfg.pages, "first or all")
+    check_settings({key: cfg[key] for key in SEGMENTING}, SEGMENTING)
     if not cfg.input:
         raise InputError("no input: give an image or a folder, as in input=photos/")
     return Path(cfg.output)
