@@ -26,9 +26,12 @@ CONFIG = {"embed_dim": 24, "vision_cfg": VIT, "text_cfg": TEXT}
 
 @pytest.fixture(autouse=True)
 def counterparts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Add two small architectures that differ only in the activation to open_clip's."""
-    monkeypatch.setitem(factory._MODEL_CONFIGS, "small", CONFIG)
-    monkeypatch.setitem(factory._MODEL_CONFIGS, "small-quickgelu", {**CONFIG, "quick_gelu": True})
+    """Add two small architectures that differ only in the activation to open_clip's.
+
+    The whole table is replaced, because open_clip rebinds it when the tiny CLIP registers itself, and would keep the two.
+    """
+    small = {"small": CONFIG, "small-quickgelu": {**CONFIG, "quick_gelu": True}}
+    monkeypatch.setattr(factory, "_MODEL_CONFIGS", factory._MODEL_CONFIGS | small)
 
 
 @pytest.fixture
