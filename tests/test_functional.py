@@ -16,6 +16,7 @@ from maskclip.functional import (
     best_word,
     cosine_logits,
     key_smoothing,
+    mean_over_pixels,
     prompt_denoising,
     pseudo_labels,
     resample_position_embedding,
@@ -160,9 +161,18 @@ def test_pseudo_labels_by_hand() -> None:
     labels = torch.tensor([[[3, IGNORE_INDEX, UNLABELLED, UNLABELLED]]])
     scores = torch.tensor([[0.9, 0.9, 0.2, 0.6], [0.1, 0.1, 0.7, 0.3]])[None, :, None, :]
     classes = torch.tensor([5, 8])
-    assert pseudo_labels(labels, scores, classes).tolist() == [[[3, IGNORE_INDEX, 8, 5]]]
-    assert pseudo_labels(labels, scores, classes, confidence=0.65).tolist() == [[[3, IGNORE_INDEX, 8, IGNORE_INDEX]]]
+    assert pseudo_labels(labels, scores.max(dim=1), classes).tolist() == [[[3, IGNORE_INDEX, 8, 5]]]
+    assert pseudo_labels(labels, scores.max(dim=1), classes, confidence=0.65).tolist() == [[[3, IGNORE_INDEX, 8, IGNORE_INDEX]]]
     assert labels.tolist() == [[[3, IGNORE_INDEX, UNLABELLED, UNLABELLED]]]
+
+
+def test_the_mean_over_pixels_by_hand() -> None:
+    labels = torch.tensor([[[3, IGNORE_INDEX], [0, 1]]])
+    total = torch.tensor(6.0)
+    assert mean_over_pixels(total, labels) == 2
+    assert mean_over_pixels(total, labels, over="all") == 1.5
+    assert mean_over_pixels(total, labels, valid=torch.tensor(12.0)) == 0.5
+    assert mean_over_pixels(torch.tensor(0.0), torch.full((1, 2, 2), IGNORE_INDEX)) == 0
 
 
 def test_upsampling_crops_the_padding() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from benchmarks.timing import seconds
 from maskclip.evaluation.cards import device_name
 from maskclip.files import CHECKOUT
-from maskclip.functional import UNLABELLED, upsample_logits
+from maskclip.functional import UNLABELLED
 from maskclip.inference.kernels import PRECISIONS
 from maskclip.models.maskclip import MaskCLIP
 from maskclip.programs.config import build, plain, words_of
@@ -33,7 +33,7 @@ class Step:
         self.task, self.teacher, self.image, self.dtype = task, teacher, image, dtype
         self.unlabelled = torch.full((len(image), *image.shape[-2:]), UNLABELLED, device=image.device)
         self.optimizer = torch.optim.SGD(task.student.parameters(), 1e-3, momentum=0.9)
-        self.grid_logits = self.labels = self.loss = torch.empty(0)
+        self.logits = self.labels = self.loss = torch.empty(0)
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.image.device.type, self.dtype, enabled=self.dtype is not None)
@@ -48,13 +48,11 @@ class Step:
 
     def run_student(self) -> None:
         with self.autocast():
-            self.grid_logits = self.task.student(self.image)
+            self.logits = self.task.student(self.image)
 
     def compute_loss(self) -> None:
-        height, width = self.image.shape[-2:]
         with self.autocast():
-            logits = upsample_logits(self.grid_logits, self.task.student.covered_size(height, width), (height, width))
-            self.loss = self.task.loss(logits, self.labels)
+            self.loss = self.task.loss(self.logits, self.labels)
 
     def run_backward(self) -> None:
         self.loss.backward()

@@ -132,29 +132,28 @@ def upsample_logits(logits: Tensor, covered: tuple[int, int], image_size: tuple[
     return resize(logits, covered)[..., : image_size[0], : image_size[1]]
 
 
-def pseudo_labels(labels: Tensor, scores: Tensor, classes: Tensor, confidence: float | None = None, ignored: int = IGNORE_INDEX) -> Tensor:
+def pseudo_labels(
+    labels: Tensor, best: tuple[Tensor, Tensor], classes: Tensor, confidence: float | None = None, ignored: int = IGNORE_INDEX
+) -> Tensor:
     """Labels (B, H, W) in which each unlabelled pixel (-1) has its best-scoring class (section 3, MaskCLIP+).
 
         label = argmax over the unlabelled classes c of score_c
 
-    `classes` (U,) are the indices of the classes without labels, the only ones that are assigned; `scores` (B, U, H, W) are
-    in the same order. Other pixels keep their label. Pixels whose best score is below `confidence` become `ignored`.
+    `classes` (U,) are the indices of the classes without labels, the only ones that are assigned. `best`: the maximum over these
+    classes and its position, (B, H, W) each, as `scores.max(dim=1)` or `upsampled_max` returns them. Other pixels keep their
+    label. Pixels whose best score is below `confidence` become `ignored`.
     """
-    best, index = scores.max(dim=1)
+    scores, index = best
     pseudo = classes.to(index.device)[index]
     if confidence is not None:
-        pseudo = pseudo.masked_fill(best < confidence, ignored)
+        pseudo = pseudo.masked_fill(scores < confidence, ignored)
     return torch.where(labels == UNLABELLED, pseudo, labels)
 
 
-def cross_entropy(
-    logits: Tensor,
-    labels: Tensor,
-    ignored: int = IGNORE_INDEX,
-    over: Literal["valid", "all"] = "valid",
-    valid: Tensor | None = None,
+def mean_over_pixels(
+    total: Tensor, labels: Tensor, ignored: int = IGNORE_INDEX, over: Literal["valid", "all"] = "valid", valid: Tensor | None = None
 ) -> Tensor:
-    """Cross-entropy (a scalar) of logits (B, C, H, W) and labels (B, H, W), without the pixels labelled `ignored`.
+    """The mean (a scalar) of a loss that is summed to `total` over the pixels of labels (B, H, W) other than `ignored`.
 
     `over="valid"` averages over the valid pixels. "all" divides by the number of all pixels, as the released code does, which
     lowers the effective learning rate where many pixels are ignored. The result is 0 if no pixel is valid.
@@ -162,7 +161,6 @@ def cross_entropy(
     `valid` replaces the number of valid pixels. In distributed training pass its mean over the processes: then the mean of
     the processes' gradients is the gradient of the whole batch.
     """
-    total = F.cross_entropy(logits.float(), labels, ignore_index=ignored, reduction="sum")
     if over == "all":
         return total / labels.numel()
     return total / ((labels != ignored).sum() if valid is None else valid).clamp(min=1)

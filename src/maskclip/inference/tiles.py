@@ -37,6 +37,12 @@ class CoarseLogits:
         wide = self.logits.reshape(height * classes, width) @ self.columns.T  # hC x W
         return (self.rows @ wide.view(height, -1)).view(len(self.rows), classes, -1)
 
+    def gradient(self, pixels: Tensor) -> Tensor:
+        """The gradient (h, C, w) of the coarse logits, from that of the pixels, (H, C, W): the transpose of `upsampled`."""
+        height, classes, width = pixels.shape
+        wide = self.rows.T @ pixels.reshape(height, classes * width)  # h x CW
+        return wide.view(-1, width).matmul(self.columns).view(-1, classes, self.columns.shape[1])
+
 
 def full_logits(views: Sequence[CoarseLogits]) -> Tensor:
     """The mean logits (C, H, W) of the views, at full size in one tensor."""
@@ -59,17 +65,18 @@ def tiles(views: Sequence[CoarseLogits], tile_values: int | None = None) -> Iter
     tile_width = min(width, TILE_WIDTH[device])
     tile_height = max(1, (tile_values or TILE_VALUES[device]) // (logits.shape[1] * tile_width))
     columns = [
-        (slice(x, x + tile_width), [_nonzero(view.columns[x : x + tile_width]) for view in views]) for x in range(0, width, tile_width)
+        (slice(x, x + tile_width), [nonzero_inputs(view.columns[x : x + tile_width]) for view in views])
+        for x in range(0, width, tile_width)
     ]
     for y in range(0, height, tile_height):
-        rows = [_nonzero(view.rows[y : y + tile_height]) for view in views]
+        rows = [nonzero_inputs(view.rows[y : y + tile_height]) for view in views]
         bands = [view.logits[inputs] for view, (inputs, _) in zip(views, rows, strict=True)]
         for tile_columns, columns_of_views in columns:
             parts = zip(bands, rows, columns_of_views, strict=True)
             yield slice(y, y + tile_height), tile_columns, [CoarseLogits(band[..., j], a, b) for band, (_, a), (j, b) in parts]
 
 
-def _nonzero(rows: Tensor) -> tuple[Tensor, Tensor]:
+def nonzero_inputs(rows: Tensor) -> tuple[Tensor, Tensor]:
     """The inputs that some rows of a linear map depend on, and the rows restricted to these inputs."""
     inputs = rows.any(dim=0).nonzero()[:, 0]
     return inputs, rows[:, inputs]

@@ -23,6 +23,7 @@ from maskclip.files import replacing
 from maskclip.functional import UNLABELLED
 from maskclip.images.drawing import colourise, legend, magnify, overlay, sheet, stack
 from maskclip.images.writing import write_atomically
+from maskclip.inference.upsampled import upsampled_max
 from maskclip.vocabulary import Vocabulary
 
 CELL = 320
@@ -152,7 +153,8 @@ class TrainingImages(Callback):
         """A sheet of the crops (B, 3, H, W) of a batch, with the outputs of the training step."""
         vocabulary: Vocabulary = module.student.vocabulary
         palette = vocabulary.colours
-        predicted = outputs["logits"][: self.count].argmax(1).cpu()
+        size = (batch["image"].shape[2], batch["image"].shape[3])
+        predicted = upsampled_max(outputs["logits"][: self.count], module.student.covered_size(*size), size)[1].cpu()
         label_maps = zip(true_labels(batch, vocabulary.ignore_index), outputs["labels"].cpu(), predicted, strict=False)
         rows = []
         for image, maps in zip(batch["image"], label_maps, strict=False):

@@ -14,9 +14,10 @@ from torch import Tensor
 from maskclip.data.dataset import Sample
 from maskclip.errors import InputError
 from maskclip.evaluation.scores import Confusion, iou_of, scores
-from maskclip.functional import UNLABELLED, cross_entropy, distillation, pseudo_labels, upsample_logits
+from maskclip.functional import UNLABELLED, distillation, mean_over_pixels, pseudo_labels, upsample_logits
 from maskclip.inference.predict import predict
 from maskclip.inference.protocol import Protocol
+from maskclip.inference.upsampled import upsampled_cross_entropy, upsampled_max
 from maskclip.models.maskclip import MaskCLIP
 from maskclip.models.student import Student
 from maskclip.tasks.checks import check_task
@@ -123,12 +124,11 @@ class MaskCLIPPlus(pl.LightningModule):
             group["lr"] = base * factor(schedule.last_epoch)  # type: ignore[union-attr]
 
     def training_step(self, batch: Sample, _: int) -> dict[str, Tensor]:
-        """The loss, the labels (B, H, W) that it was computed with, and the student's logits (B, C, H, W)."""
+        """The loss, the labels (B, H, W) that it was computed with, and the student's coarse logits (B, C, h, w)."""
         image, mask = batch["image"].float() / 255, batch["mask"]
         if torch.isin(mask, self.unlabelled).any():
             raise RuntimeError("the mask has a label of an unlabelled class: the data set leaks ground truth")
-        grid_logits, features = self.student(image, with_features=True)  # logits are float32 under autocast, for exact labels
-        logits = _at_image_size(self.student, grid_logits, image)
+        logits, features = self.student(image, with_features=True)  # logits are float32 under autocast, for exact labels
         labels = self.fill(mask, image, logits) if len(self.unlabelled) else mask
         loss = self.loss(logits, labels)
         if self.hparams["distillation"] and self.is_guided:
@@ -150,19 +150,26 @@ class MaskCLIPPlus(pl.LightningModule):
 
     def update_quality(self, truth: Tensor, mask: Tensor, labels: Tensor, logits: Tensor) -> None:
         """Count, for the log, the pseudo labels in use and those that the student would make, against the truth (B, H, W)."""
-        own = pseudo_labels(mask, logits[:, self.unlabelled], self.unlabelled)
+        own = self.own_pseudo_labels(mask, logits)
         ignored = self.student.vocabulary.ignore_index
         for quality, predicted in ((self.used_labels, labels), (self.own_labels, own)):
             quality.update(predicted, truth.masked_fill(predicted == ignored, ignored))
 
+    def own_pseudo_labels(self, mask: Tensor, logits: Tensor) -> Tensor:
+        """Labels (B, H, W): the mask with a pseudo label of the student's coarse logits (B, C, h, w) at unlabelled pixels."""
+        size = (mask.shape[1], mask.shape[2])
+        best = upsampled_max(logits.detach()[:, self.unlabelled], self.student.covered_size(*size), size)
+        return pseudo_labels(mask, best, self.unlabelled)
+
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy of this process's logits (B, C, H, W) against labels (B, H, W), divided by the pixels of all processes."""
+        """Cross-entropy of this process's coarse logits (B, C, h, w) against labels (B, H, W), divided by the pixels of all processes."""
         ignored = self.student.vocabulary.ignore_index
         valid = (labels != ignored).sum().float()
         if _num_processes() > 1:
             dist.all_reduce(valid)
             valid /= _num_processes()
-        return cross_entropy(logits, labels, ignored, self.hparams["mean_over"], valid)
+        total = upsampled_cross_entropy(logits, labels, self.student.covered_size(labels.shape[1], labels.shape[2]), ignored)
+        return mean_over_pixels(total, labels, ignored, self.hparams["mean_over"], valid)
 
     def distil(self, features: Tensor, image: Tensor, where: Tensor) -> Tensor:
         """The distance of the student's features (B, D, h, w) to the teacher's, at the pixels `where` (B, H, W)."""
@@ -173,20 +180,21 @@ class MaskCLIPPlus(pl.LightningModule):
 
     @torch.no_grad()
     def fill(self, mask: Tensor, image: Tensor, logits: Tensor) -> Tensor:
-        """Labels (B, H, W): the mask with a pseudo label of the teacher, later of the student's own logits, at unlabelled pixels."""
+        """Labels (B, H, W): the mask with a pseudo label of the teacher, later of the student's coarse logits, at unlabelled pixels."""
         if not self.is_guided:
-            return pseudo_labels(mask, logits.detach()[:, self.unlabelled], self.unlabelled)
+            return self.own_pseudo_labels(mask, logits)
         (teacher,) = self._teacher
         candidates = self.unlabelled[self.unlabelled >= teacher.vocabulary.wordless]  # classes with words
         teacher_logits = self.teacher_logits(image, candidates)
         if self.hparams["flip"]:
             teacher_logits = (teacher_logits + self.teacher_logits(image.flip(-1), candidates).flip(-1)) / 2
-        return pseudo_labels(mask, teacher_logits, candidates, self.hparams["confidence"], self.student.vocabulary.ignore_index)
+        return pseudo_labels(mask, teacher_logits.max(dim=1), candidates, self.hparams["confidence"], self.student.vocabulary.ignore_index)
 
     def teacher_logits(self, image: Tensor, candidates: Tensor) -> Tensor:
         """The teacher's logits (B, U, H, W) at the size of the image, for the classes `candidates` (U,)."""
         (teacher,) = self._teacher
-        return _at_image_size(teacher, teacher(image, candidates), image)
+        size = (image.shape[2], image.shape[3])
+        return upsample_logits(teacher(image, candidates), teacher.covered_size(*size), size)
 
     def on_validation_start(self) -> None:
         self._share_buffers()
@@ -236,12 +244,6 @@ class MaskCLIPPlus(pl.LightningModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def _at_image_size(model: MaskCLIP | Student, logits: Tensor, image: Tensor) -> Tensor:
-    """The logits (B, C, h, w) of a model, resized to the size of its input (B, 3, H, W)."""
-    height, width = image.shape[-2:]
-    return upsample_logits(logits, model.covered_size(height, width), (height, width))
 
 
 def guided_steps(guided: int | float, max_steps: int) -> int:
