@@ -24,6 +24,9 @@ NAN, INFINITE = float("nan"), float("inf")
         ("momentum", [True, 1.0, -0.1, "0.9"], "give a number"),
         ("weight_decay", [True, -1, INFINITE], "give a number"),
         ("power", [True, -1, INFINITE], "give a number"),
+        ("warmup", [1.5, 1, True, "0.1", -2, NAN], "give a fraction"),
+        ("encoder_lr", [0, -1, True, "0.1"], "give a number above 0"),
+        ("decay_all", [0, "no"], "give true or false"),
         ("mean_over", [True], "give valid or all"),
     ],
 )

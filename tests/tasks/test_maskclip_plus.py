@@ -15,7 +15,7 @@ from support.training import NETWORK, PhaseRecorder, make_data, make_task, make_
 
 from maskclip import InputError, MaskCLIP, Student, Vocabulary, load_student
 from maskclip.functional import UNLABELLED, resize, upsample_logits
-from maskclip.tasks.maskclip_plus import MaskCLIPPlus, guided_steps
+from maskclip.tasks.maskclip_plus import MaskCLIPPlus
 
 
 def test_the_teacher_labels_the_guided_phase(tiny: MaskCLIP, textures_root: Path) -> None:
@@ -56,10 +56,6 @@ def test_the_student_labels_the_second_phase(tiny: MaskCLIP, textures_root: Path
     unseen = torch.tensor(tiny.vocabulary.unseen_indices)
     assert torch.equal(labels, unseen[F.interpolate(logits[:, unseen], scale_factor=8, mode="bilinear")[:, :, :50].argmax(1)])
     assert not labels.requires_grad
-
-
-def test_guided_is_a_fraction_or_a_number_of_steps() -> None:
-    assert [guided_steps(guided, max_steps=4) for guided in (0.5, 1.0, 0.0, 3, 0)] == [2, 4, 0, 3, 0]
 
 
 def test_phases_count_optimiser_steps(tiny: MaskCLIP, textures_root: Path, tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from pytorch_lightning.utilities import rank_zero_only
 from maskclip.errors import InputError, changed_keys, changes
 from maskclip.files import check_readable, write_json
 from maskclip.inference.protocol import Protocol
-from maskclip.tasks.maskclip_plus import MaskCLIPPlus, guided_steps
+from maskclip.tasks.maskclip_plus import MaskCLIPPlus
+from maskclip.tasks.optimisation import steps_of
 
 IMAGES = "train_images.json"
 """A file in the run folder with the names of the training images, for messages that list missing ones."""
@@ -123,7 +124,7 @@ def _check_length(before: Mapping[str, Any], now: Mapping[str, Any], step: int) 
         return
     if new < old:
         raise InputError(f"trainer.max_steps was {old}, is {new}: a resumed run can be extended but not shortened")
-    guided, guided_now = guided_steps(before["guided"], old), guided_steps(now["guided"], new)
+    guided, guided_now = steps_of(before["guided"], old), steps_of(now["guided"], new)
     same = guided == guided_now or (before["guided"] == now["guided"] and min(guided, step) == min(guided_now, step))
     if not same and now["labels"] != "all":
         raise InputError(

@@ -8,22 +8,26 @@ from typing import Any
 from maskclip.errors import BOOLEAN, Check, check_settings, is_count, is_number, one_of, optional, require
 
 
-def is_guided(value: Any) -> bool:
+def is_part(value: Any) -> bool:
     """Whether a value is a fraction of the run (float from 0.0 to 1.0) or a number of steps (int other than the ambiguous 1)."""
     return (isinstance(value, float) and 0 <= value <= 1) or (is_count(value, least=0) and value != 1)
 
 
+POSITIVE: Check = (lambda value: is_number(value) and value > 0, "a number above 0")
 NOT_NEGATIVE: Check = (lambda value: is_number(value) and value >= 0, "a number, at least 0")
 TASK: dict[str, Check] = {
-    "guided": (is_guided, "a fraction of the run such as 1.0, or at least 2 steps"),
+    "guided": (is_part, "a fraction of the run such as 1.0, or at least 2 steps"),
     "flip": BOOLEAN,
     "confidence": (optional(lambda value: is_number(value) and -1 <= value <= 1), "a cosine from -1 to 1, or null"),
     "mean_over": one_of("valid", "all"),
     "distillation": NOT_NEGATIVE,
     "optimizer": one_of("sgd", "adamw"),
-    "lr": (lambda value: is_number(value) and value > 0, "a number above 0"),
+    "lr": POSITIVE,
     "weight_decay": NOT_NEGATIVE,
     "power": NOT_NEGATIVE,
+    "warmup": (is_part, "a fraction of the run such as 0.05, or 0 or at least 2 steps"),
+    "encoder_lr": POSITIVE,
+    "decay_all": BOOLEAN,
     "momentum": (optional(lambda value: is_number(value) and 0 <= value < 1), "a number from 0 to below 1, or null"),
 }
 TEACHER_DEFAULTS = {"flip": False, "confidence": None, "distillation": 0}

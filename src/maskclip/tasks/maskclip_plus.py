@@ -21,6 +21,7 @@ from maskclip.inference.upsampled import upsampled_cross_entropy, upsampled_max
 from maskclip.models.maskclip import MaskCLIP
 from maskclip.models.student import Student
 from maskclip.tasks.checks import check_task
+from maskclip.tasks.optimisation import build_optimizer, steps_of
 
 
 class MaskCLIPPlus(pl.LightningModule):
@@ -48,6 +49,9 @@ class MaskCLIPPlus(pl.LightningModule):
         weight_decay: Of both optimisers.
         power: See `lr`.
         min_lr: See `lr`.
+        warmup: How long the learning rate rises linearly to `lr`, before it decays; an int or a float as in `guided`.
+        encoder_lr: Factor on the learning rate of the encoder.
+        decay_all: Whether biases, norm layers, class tokens and position embeddings have weight decay.
         run: What else affects the result (data, batch size, seed, steps); only stored, for resuming.
         provenance: The origin of the labels; only stored, for result cards.
     """
@@ -72,6 +76,9 @@ class MaskCLIPPlus(pl.LightningModule):
         weight_decay: float = 5e-4,
         power: float = 0.9,
         min_lr: float = 1e-4,
+        warmup: int | float = 0,
+        encoder_lr: float = 1.0,
+        decay_all: bool = True,
         run: Mapping[str, Any] | None = None,
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
@@ -99,7 +106,7 @@ class MaskCLIPPlus(pl.LightningModule):
     @property
     def guided_steps(self) -> int:
         """The number of optimiser steps in which the teacher makes the pseudo labels."""
-        return guided_steps(self.hparams["guided"], self.trainer.max_steps)
+        return steps_of(self.hparams["guided"], self.trainer.max_steps)
 
     @property
     def is_guided(self) -> bool:
@@ -118,7 +125,7 @@ class MaskCLIPPlus(pl.LightningModule):
             teacher.to(self.device)
 
     def on_train_start(self) -> None:
-        """Set the learning rate of the schedule; the rate in a checkpoint is wrong if the resumed run is longer."""
+        """Set the learning rates of the schedule; those in a checkpoint are wrong if the resumed run is longer."""
         optimizer, schedule = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
         for group, base, factor in zip(optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):  # type: ignore[union-attr]
             group["lr"] = base * factor(schedule.last_epoch)  # type: ignore[union-attr]
@@ -228,27 +235,8 @@ class MaskCLIPPlus(pl.LightningModule):
         self.log_dict({name: 100 * value for name, value in values.items()}, sync_dist=False, rank_zero_only=False)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        h = self.hparams
-        parameters = self.student.parameters()
-        optimizer: torch.optim.Optimizer
-        if h["optimizer"] == "sgd":
-            optimizer = torch.optim.SGD(parameters, h["lr"], momentum=h["momentum"], weight_decay=h["weight_decay"])
-        else:
-            optimizer = torch.optim.AdamW(parameters, h["lr"], weight_decay=h["weight_decay"])
-        steps, floor = self.trainer.max_steps, h["min_lr"] / h["lr"]
-        if steps < 1:
-            raise InputError("set trainer.max_steps: the learning rate and the phases depend on the number of steps")
-
-        def factor(step: int) -> float:
-            return (1 - floor) * (1 - min(step, steps) / steps) ** h["power"] + floor
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        optimizer, schedule = build_optimizer(self.student, self.hparams, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def guided_steps(guided: int | float, max_steps: int) -> int:
-    """The number of guided steps of a run; a float is a fraction of `max_steps`."""
-    return round(guided * max_steps) if isinstance(guided, float) else guided
 
 
 def _num_processes() -> int:
