@@ -150,6 +150,26 @@ def pseudo_labels(
     return torch.where(labels == UNLABELLED, pseudo, labels)
 
 
+def stored_labels(labels: Tensor, stored: Tensor, classes: Tensor, ignored: int = IGNORE_INDEX) -> Tensor:
+    """Labels (B, H, W) in which each unlabelled pixel (-1) has its `stored` pseudo label (B, H, W).
+
+    Pseudo labels other than the unlabelled `classes` (U,) become `ignored`: pixels of the classes with labels are labelled.
+    """
+    return torch.where(labels == UNLABELLED, stored.masked_fill(~torch.isin(stored, classes), ignored), labels)
+
+
+def cutmix(maps: Tensor, boxes: Tensor) -> Tensor:
+    """Maps (B, ..., H, W) in which each element has a box of the next one, and the last a box of the first.
+
+    Images and their labels are mixed with the same `boxes` (B, 4): top, left, bottom and right in pixels; empty boxes change
+    nothing. Source: CutMix (Yun et al., ICCV 2019), for segmentation French et al. (BMVC 2020).
+    """
+    mixed, others = maps.clone(), maps.roll(-1, dims=0)
+    for index, (top, left, bottom, right) in enumerate(boxes.tolist()):
+        mixed[index, ..., top:bottom, left:right] = others[index, ..., top:bottom, left:right]
+    return mixed
+
+
 def mean_over_pixels(
     total: Tensor, labels: Tensor, ignored: int = IGNORE_INDEX, over: Literal["valid", "all"] = "valid", valid: Tensor | None = None
 ) -> Tensor:

@@ -29,7 +29,19 @@ from maskclip.vocabulary import read_class_file
 
 SHARED = ("trainer", "words", "classes")
 GROUPS = {
-    "train": (*SHARED, "model@teacher", "data", "student", "task", "protocol", "callbacks", "logger", "experiment", "debug"),
+    "train": (
+        *SHARED,
+        "model@teacher",
+        "pseudo_labels",
+        "data",
+        "student",
+        "task",
+        "protocol",
+        "callbacks",
+        "logger",
+        "experiment",
+        "debug",
+    ),
     "eval": (*SHARED, "model", "data", "protocol", "logger", "sweep", "debug"),
     "segment": (*SHARED, "model", "protocol"),
     "embed_text": ("model", "classes", "words"),

@@ -51,10 +51,10 @@ def test_true_labels_are_the_mask_and_the_hidden_truth() -> None:
 def test_a_sheet_shows_truth_labels_and_prediction_in_this_order(tiny: MaskCLIP) -> None:
     size, palette = (CELL, CELL), tiny.vocabulary.colours
     truth, labels, predicted = 3, 4, 6
-    batch = {"image": torch.zeros(1, 3, *size, dtype=torch.uint8), "mask": torch.full((1, *size), truth)}
+    maps = {"mask": torch.full((1, *size), truth), "labels": torch.full((1, *size), labels)}
     logits = torch.zeros(1, len(palette), *size).index_fill_(1, torch.tensor(predicted), 1)
     module: Any = SimpleNamespace(student=tiny, phase="guided")
-    page = np.asarray(TrainingImages("unused").page(module, batch, {"labels": torch.full((1, *size), labels), "logits": logits}))
+    page = np.asarray(TrainingImages("unused").page(module, {"image": torch.zeros(1, 3, *size), "logits": logits, **maps}))
     columns = []
     for label in (truth, labels, predicted):
         colour = overlay(np.zeros((1, 1, 3), np.uint8), np.full((1, 1), label, np.uint8), palette)[0, 0]

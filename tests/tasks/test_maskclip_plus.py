@@ -23,7 +23,7 @@ def test_the_teacher_labels_the_guided_phase(tiny: MaskCLIP, textures_root: Path
     batch = next(iter(make_data(textures_root, tiny.vocabulary).train_dataloader()))
     image, mask = batch["image"].float() / 255, batch["mask"]
     task.trainer = make_trainer(textures_root, 4)
-    labels = task.fill(mask, image, torch.empty(0))
+    labels = task.fill(mask, image)
     unseen = tiny.vocabulary.unseen_indices
     synonyms = {name: words for name, words in tiny.vocabulary.prompts.items() if name in tiny.vocabulary.unseen}
     words = Vocabulary(list(tiny.vocabulary.unseen), prompts=synonyms)
@@ -42,7 +42,7 @@ def test_flip_makes_the_labels_symmetric(tiny: MaskCLIP, textures_root: Path) ->
     for flip in (True, False):
         task = make_task(tiny, "none", flip=flip)
         task.trainer = make_trainer(textures_root, 4)
-        labels, mirrored = (task.fill(mask, pixels, torch.empty(0)) for pixels in (image, image.flip(-1)))
+        labels, mirrored = (task.fill(mask, pixels) for pixels in (image, image.flip(-1)))
         agreement[flip] = (labels == mirrored.flip(-1)).float().mean().item()
     assert agreement[True] > 0.999 > agreement[False]
 
@@ -52,7 +52,7 @@ def test_the_student_labels_the_second_phase(tiny: MaskCLIP, textures_root: Path
     task.trainer = make_trainer(textures_root, 4)
     mask = torch.full((1, 50, 64), UNLABELLED)  # padded to 64 x 64
     logits = torch.randn(1, len(tiny.vocabulary), 8, 8, requires_grad=True)
-    labels = task.fill(mask, torch.rand(1, 3, 50, 64), logits)
+    labels = task.own_pseudo_labels(mask, logits)
     unseen = torch.tensor(tiny.vocabulary.unseen_indices)
     assert torch.equal(labels, unseen[F.interpolate(logits[:, unseen], scale_factor=8, mode="bilinear")[:, :, :50].argmax(1)])
     assert not labels.requires_grad

@@ -13,6 +13,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from maskclip.data.dataset import Sample, SegmentationDataset
+from maskclip.data.label_folder import LabelFolder
 from maskclip.data.samplers import EveryNth, NumberedDraws
 from maskclip.errors import InputError, is_count, require
 from maskclip.images.reading import broken_images
@@ -32,8 +33,10 @@ class SegmentationData(pl.LightningDataModule):
 
     Training: `labels` selects the labels that training receives: "none" (annotation-free), "oracle_ignore" (annotation-free as
     in the released code: only which pixels are ignored), "seen" (zero-shot: all but the unseen classes) or "all". `truth` adds
-    the hidden labels to each training sample, for logging only. `augmentation`: the arguments of `TrainTransform` except
-    `seed` and `ignore_index`. `batch_size`: images per step in all processes together.
+    the hidden labels to each training sample, for logging only. `corrected`: a folder of masks that people have corrected;
+    training images with a mask there count as labelled, see `LabelFolder`. `augmentation`: the arguments of `TrainTransform` except
+    `seed` and `ignore_index`. `strong_view`: those of `StrongView` except `seed`; None adds no strong view. `batch_size`:
+    images per step in all processes together.
 
     Evaluation: batches are lists of `eval_batch_size` images, each at its own size. `corruption` and `severity` (1 to 5) apply to
     evaluation only.
@@ -54,7 +57,9 @@ class SegmentationData(pl.LightningDataModule):
         reduce_zero_label: bool = False,
         labels: str = "all",
         truth: bool = True,
+        corrected: str | None = None,
         augmentation: Mapping[str, Any] | None = None,
+        strong_view: Mapping[str, Any] | None = None,
         corruption: str | None = None,
         severity: int = 1,
         skip_broken: bool = False,
@@ -102,7 +107,10 @@ class SegmentationData(pl.LightningDataModule):
         self._problems: dict[Path, str | None] = {}
         self.corruption_options: dict[str, Any] = {"corruption": corruption, "severity": severity, "seed": seed}
         self.hide, self.labels, self.truth = self._hidden(labels), labels, truth
+        self.corrected = None if corrected is None else LabelFolder(corrected, self.vocabulary, "data.corrected")
+        self.pseudo: LabelFolder | None = None
         self.augmentation = dict(augmentation or {})
+        self.strong_view = None if strong_view is None else dict(strong_view)
         self.batch_size, self.eval_batch_size, self.num_workers, self.seed = batch_size, eval_batch_size, num_workers, seed
 
     def _hidden(self, labels: str) -> Sequence[int] | str:
@@ -170,12 +178,17 @@ class SegmentationData(pl.LightningDataModule):
         problems = {path: why for share in shares for path, why in share.items()}
         self._problems |= {path: problems.get(path) for path in paths}
 
+    def use_pseudo_labels(self, folder: LabelFolder) -> None:
+        """Add the pseudo labels in a folder to training samples. Raises `InputError` if training images lack one."""
+        self.dataset("train").with_options(pseudo=folder)
+        self.pseudo = folder
+
     @property
     def _processes(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        from maskclip.data.transforms import TrainTransform  # albumentations takes a second to import
+        from maskclip.data.transforms import StrongView, TrainTransform  # albumentations takes a second to import
 
         rank, world = self._processes
         accumulate = self.trainer.accumulate_grad_batches if self.trainer else 1
@@ -188,7 +201,9 @@ class SegmentationData(pl.LightningDataModule):
         if each < 2:
             raise InputError(f"data.batch_size={self.batch_size} is one image per forward pass, and BatchNorm needs two")
         transform = TrainTransform(**self.augmentation, ignore_index=self.vocabulary.ignore_index, seed=self.seed)
-        data = self.readable("train").with_options(hide=self.hide, truth=self.truth, transform=transform)
+        strong_view = None if self.strong_view is None else StrongView(**self.strong_view, seed=self.seed)
+        options: dict[str, Any] = {"hide": self.hide, "truth": self.truth, "pseudo": self.pseudo, "corrected": self.corrected}
+        data = self.readable("train").with_options(transform=transform, strong_view=strong_view, **options)
         draws = NumberedDraws(data, self.seed, each, rank, world, start=self._drawn)
         return self._loader(data, sampler=draws, batch_size=each)
 

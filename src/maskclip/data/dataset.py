@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from copy import copy
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple, TypedDict
 
 import cv2
@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from typing_extensions import NotRequired
 
 from maskclip.data.corruptions import corrupt
+from maskclip.data.label_folder import LabelFolder
 from maskclip.data.listing import Listing
 from maskclip.data.mask_values import MaskValues
 from maskclip.errors import InputError
@@ -30,14 +31,19 @@ Transform = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray
 class Sample(TypedDict):
     """An `image` (3, H, W) uint8 RGB, its `mask` (H, W) int64 of class indices, and its `name`.
 
-    In the mask, 255 is ignored (65535 with more than 254 classes) and -1 is unlabelled. `truth` (H, W) int64, if requested, has
-    the labels of the unlabelled pixels and ignores all others: it measures pseudo labels and is not for training.
+    In the mask, 255 is ignored (65535 with more than 254 classes) and -1 is unlabelled. If requested, `truth` (H, W) int64 has
+    the labels of the unlabelled pixels and ignores all others: it measures pseudo labels and is not for training. `pseudo`
+    (H, W) int64 has stored pseudo labels, `strong` (3, H, W) uint8 is the strong view of the image. `corrected` (a boolean
+    scalar) is whether the mask is that of a corrected image.
     """
 
     image: Tensor
     mask: Tensor
     name: str
     truth: NotRequired[Tensor]
+    pseudo: NotRequired[Tensor]
+    strong: NotRequired[Tensor]
+    corrected: NotRequired[Tensor]
 
 
 class Draw(NamedTuple):
@@ -52,10 +58,13 @@ class SegmentationDataset(Listing, Dataset[Sample]):
 
     Labels: `class_names` are for messages. `reduce_zero_label` and `ignore` define the values in mask files, see
     `MaskValues`. `hide`: the labels that become `UNLABELLED`, as class indices, "all" (ignored pixels too) or "valid" (all
-    except ignored pixels). `truth` adds the hidden labels to each sample.
+    except ignored pixels). `truth` adds the hidden labels to each sample. `pseudo`: a folder of pseudo labels, one for each
+    image, which are added to each sample. `corrected`: a folder of masks that replace those of `masks` and hide nothing; it
+    need not have a mask for every image.
 
     Images: `exif` applies the EXIF orientation of each image and mask, for masks that match the images as displayed. Without
     it, masks match the stored pixels. `corruption`, `severity`, `seed`: see `corrupt`. `transform`: augmentation.
+    `strong_view` changes the colours of an augmented image, and the result is added to the sample.
 
     Raises `InputError` for missing files, and when an item is read, for files that cannot be decoded and values without a class.
     """
@@ -79,12 +88,15 @@ class SegmentationDataset(Listing, Dataset[Sample]):
         ignore: Sequence[int] = (),
         split_prefix: str = "",
         class_names: Sequence[str] | None = None,
+        pseudo: LabelFolder | None = None,
+        corrected: LabelFolder | None = None,
+        strong_view: Callable[[np.ndarray, int], np.ndarray] | None = None,
     ) -> None:
         self.num_classes, self.exif = num_classes, exif
         self.values = MaskValues(class_names or [f"class {index}" for index in range(num_classes)], reduce_zero_label, ignore)
         self.ignore_index, self.dtype = self.values.ignore_index, self.values.dtype
         super().__init__(root, images, masks, split, split_prefix, source)
-        self._set_options(hide, truth, transform, corruption, severity, seed)
+        self._set_options(hide, truth, transform, corruption, severity, seed, pseudo, corrected, strong_view)
 
     def _set_options(
         self,
@@ -94,17 +106,34 @@ class SegmentationDataset(Listing, Dataset[Sample]):
         corruption: str | None = None,
         severity: int = 1,
         seed: int = 0,
+        pseudo: LabelFolder | None = None,
+        corrected: LabelFolder | None = None,
+        strong_view: Callable[[np.ndarray, int], np.ndarray] | None = None,
     ) -> None:
         if corruption is not None or severity not in range(1, 6):
             corrupt(np.zeros((8, 8, 3), np.uint8), corruption or "jpeg_compression", severity, "")  # raises for invalid options
         if isinstance(hide, str) and hide not in ("all", "valid"):
             raise InputError(f"hide={hide!r}: give class indices, 'all' or 'valid'")
-        self.hide, self.transform = hide, transform
+        self.hide, self.transform, self.strong_view = hide, transform, strong_view
         self.truth = truth and self.masks is not None and len(hide) > 0
         self.corruption, self.severity, self.seed = corruption, severity, seed
+        self.pseudo, self.pseudo_maps = pseudo, self._label_maps(pseudo)
+        if pseudo is not None and (absent := [self.relative_path(name) for name in self.names if name not in self.pseudo_maps]):
+            raise pseudo.missing(absent, len(self.names))
+        self.corrected, self.corrected_maps = corrected, self._label_maps(corrected)
+        if corrected is not None and not self.corrected_maps:
+            raise InputError(f"no training image has a mask in {corrected.folder} ({corrected.key}): name masks as {self.names[0]}.png")
+
+    def _label_maps(self, folder: LabelFolder | None) -> dict[str, Path]:
+        """The label map of every image that has one, by name."""
+        if folder is None:
+            return {}
+        images = PurePath(self.images.partition("%")[0].rpartition("/")[0])
+        found = ((name, folder.find(self.relative_path(name), images)) for name in self.names)
+        return {name: path for name, path in found if path is not None}
 
     def with_options(self, **options: Any) -> SegmentationDataset:
-        """A copy with the same files and other `hide`, `truth`, `transform`, `corruption`, `severity` and `seed`."""
+        """A copy with the same files and other options: those of `__init__` from `hide` to `seed`, and from `pseudo` on."""
         data = copy(self)
         data._set_options(**options)
         return data
@@ -123,19 +152,38 @@ class SegmentationDataset(Listing, Dataset[Sample]):
             self._warn_of_orientation(name, orientation)
         if self.corruption is not None:
             image = corrupt(image, self.corruption, self.severity, name, self.seed)
-        mask = self._mask(name, image.shape[:2], self.hide)
-        masks = np.dstack([mask, self._mask(name, image.shape[:2], ())]) if self.truth else mask
+        layers = self._layers(name, image.shape[:2])
+        masks = np.dstack(list(layers.values())) if len(layers) > 1 else layers["mask"]
         if self.transform is not None:
             image, masks = self.transform(image, masks, number)
-        labels, *truth = torch.from_numpy(np.atleast_3d(masks).transpose(2, 0, 1).astype(np.int64))
+        maps = dict(zip(layers, torch.from_numpy(np.atleast_3d(masks).transpose(2, 0, 1).astype(np.int64)), strict=True))
+        labels = maps["mask"]
         sample: Sample = {
-            "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
+            "image": _tensor(image),
             "mask": labels.masked_fill(labels == self.hidden, UNLABELLED),
             "name": name,
         }
-        if truth:
-            sample["truth"] = truth[0].masked_fill(labels != self.hidden, self.ignore_index)
+        if "truth" in maps:
+            sample["truth"] = maps["truth"].masked_fill(labels != self.hidden, self.ignore_index)
+        if "pseudo" in maps:
+            sample["pseudo"] = maps["pseudo"]
+        if self.strong_view is not None:
+            sample["strong"] = _tensor(self.strong_view(image, number))
+        if self.corrected is not None:
+            sample["corrected"] = torch.tensor(name in self.corrected_maps)
         return sample
+
+    def _layers(self, name: str, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+        """The label maps (H, W) of an image that are augmented with it; the first one is the mask."""
+        if self.corrected is not None and name in self.corrected_maps:
+            layers = {"mask": self.corrected.read(self.corrected_maps[name], shape)}
+        else:
+            layers = {"mask": self._mask(name, shape, self.hide)}
+        if self.truth:
+            layers["truth"] = self._mask(name, shape, ())
+        if self.pseudo is not None:
+            layers["pseudo"] = self.pseudo.read(self.pseudo_maps[name], shape)
+        return layers
 
     @property
     def hidden(self) -> int:
@@ -195,3 +243,8 @@ class SegmentationDataset(Listing, Dataset[Sample]):
             f"{mask} has labels {list(unknown)}, but there are {self.num_classes} classes (values "
             f"{first}..{last}; {self.values.ignored_text} ignored). {self.values.advice(all_unknown, present)}"
         )
+
+
+def _tensor(image: np.ndarray) -> Tensor:
+    """The image (H, W, 3) as a tensor (3, H, W)."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

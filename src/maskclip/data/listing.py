@@ -66,9 +66,13 @@ class Listing:
         if not self.names:
             raise InputError(f"no image in {self.root} can be read. First error: {next(iter(self.broken.values()))}")
 
+    def relative_path(self, name: str) -> PurePath:
+        """Path of an image below the root."""
+        return PurePath(self.images.replace("%", name))
+
     def image_path(self, name: str) -> Path:
         """Path of an image."""
-        return self.root / self.images.replace("%", name)
+        return self.root / self.relative_path(name)
 
     def mask_path(self, name: str) -> Path:
         """Path of the mask of an image. Raises `InputError` if the data set has no masks."""

@@ -69,14 +69,14 @@ def check_resumable(task: MaskCLIPPlus, checkpoint: str, names: Sequence[str] = 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """The settings with different values in two sets of hyper-parameters, with both values, except for images and length."""
     old, new = _flat(before), _flat(now)
-    recorded = [key for key in changed_keys(old, new) if key in old or not key.startswith(("data.", "teacher."))]
+    recorded = [key for key in changed_keys(old, new) if key in old or not key.startswith(("data.", "teacher.", "pseudo_labels."))]
     return changes(recorded, old, new)
 
 
 def _flat(hparams: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a task by their config keys."""
     run = {"name" if key == "data" else key: value for key, value in (hparams["run"] or {}).items() if key not in ("max_steps", "images")}
-    teacher, augmentation = run.pop("teacher", {}), run.pop("augmentation", {})
+    teacher, augmentation, pseudo = (run.pop(key, {}) for key in ("teacher", "augmentation", "pseudo_labels"))
     adamw = hparams["optimizer"] == "adamw"
     groups: dict[str, Mapping[str, Any]] = {
         "task": {key: value for key, value in hparams.items() if key not in NOT_TASK and not (key == "momentum" and adamw)},
@@ -85,6 +85,7 @@ def _flat(hparams: Mapping[str, Any]) -> dict[str, Any]:
         "protocol": Protocol(**hparams["protocol"]).settings,
         "data": {"labels": hparams["labels"], **run},
         "data.augmentation": augmentation,
+        "pseudo_labels": pseudo,
         "teacher": {"embedding_dim": hparams["embedding_dim"], **teacher},
     }
     return {f"{group}.{key}": value for group, values in groups.items() for key, value in values.items()}

@@ -13,11 +13,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from lightning_fabric import Fabric
 from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
-from torch import distributed
-from tqdm import tqdm
 
 from maskclip.errors import Check, InputError, check_settings, is_boolean, one_of
 from maskclip.images.finding import LeftOut
@@ -32,6 +29,7 @@ from maskclip.segmenting.inputs import BROKEN, InputImage, find_inputs, with_pag
 from maskclip.segmenting.outputs import Outputs
 from maskclip.segmenting.resuming import prepare
 from maskclip.segmenting.running import Segmentation
+from maskclip.segmenting.sharing import segment_share
 from maskclip.vocabulary import Vocabulary
 
 LOCATIONS = ("_target_", "checkpoint", "pretrained", "text_embeddings", "cache")
@@ -65,7 +63,7 @@ def segment(cfg: DictConfig) -> None:
     kinds = {key: plain(cfg[key]) for key in ("masks", "overlays", "soft", "top", "features")}
     outputs = Outputs(output, model.vocabulary, **kinds)
     protocol: Protocol = build(cfg.protocol)
-    settings = settings_of(cfg, model, protocol, outputs)
+    settings = settings_of(cfg.model, model, protocol, outputs)
     options = {key: cfg[key] for key in ("batch_size", "num_workers", "num_writers", "pages")}
     task = Segmentation(accelerate(model, compile=cfg.compile, channels_last=cfg.channels_last), protocol, outputs, **options)
     processes = launch(cfg, PATIENCE)
@@ -75,7 +73,8 @@ def segment(cfg: DictConfig) -> None:
     folder, todo = processes.broadcast((output, todo))  # the default folder holds the time, which may differ
     task.outputs = replace(outputs, folder=folder)
     model.to(processes.device).eval()
-    segment_share(task, todo, processes, show_progress=cfg.trainer.enable_progress_bar and len(todo) > 1)
+    show_progress = cfg.trainer.enable_progress_bar and len(todo) > 1
+    segment_share(task, todo, processes.global_rank, processes.world_size, show_progress)
     if processes.is_global_zero:
         report(task, images, len(todo), left_out, time.perf_counter() - start)
 
@@ -105,9 +104,9 @@ def list_inputs(cfg: DictConfig, output: Path) -> tuple[list[InputImage], LeftOu
 
 
 def settings_of(cfg: DictConfig, model: MaskCLIP | Student, protocol: Protocol, outputs: Outputs) -> dict[str, Any]:
-    """The settings that outputs depend on, by config key; all runs into one folder must agree in them."""
+    """The settings that outputs depend on, by config key; all runs into one folder must agree in them. `cfg`: the model's."""
     vocabulary, provenance = model.vocabulary, model.provenance
-    configured = {f"model.{key}": value for key, value in plain(cfg.model).items() if key not in LOCATIONS}
+    configured = {f"model.{key}": value for key, value in plain(cfg).items() if key not in LOCATIONS}
     configured |= {f"model.{key}": provenance[key] for key in ("templates", "text_sha256") if key in provenance}
     return {
         **configured,
@@ -128,34 +127,6 @@ def list_todo(outputs: Outputs, images: list[InputImage], settings: dict[str, An
     if len(todo) < len(images):
         print(f"skipping {len(images) - len(todo)} of {len(images)} images, which are finished", flush=True)
     return todo
-
-
-def segment_share(task: Segmentation, todo: list[InputImage], processes: Fabric, show_progress: bool) -> None:
-    """Segment this process's share of the images, every n-th one; afterwards each process has the failures of all.
-
-    The progress bar is that of the first process. If the output goes to a file, it is updated every half minute.
-    """
-    rank, count = processes.global_rank, processes.world_size
-    share = todo[rank::count]
-    with tqdm(
-        total=len(share),
-        desc="segmenting" + (f" (process 1 of {count})" if count > 1 else ""),
-        unit="image",
-        mininterval=0.1 if sys.stderr.isatty() else 30,
-        disable=rank > 0 or not show_progress,
-        dynamic_ncols=True,
-    ) as bar:
-        task.run(share, bar.update)
-    task.broken, task.several_pages = gather(task.broken), gather(task.several_pages)
-
-
-def gather(entries: list[Any]) -> list[Any]:
-    """The entries of all processes, sorted."""
-    gathered = [entries]
-    if distributed.is_available() and distributed.is_initialized():
-        gathered = [[] for _ in range(distributed.get_world_size())]
-        distributed.all_gather_object(gathered, entries)
-    return sorted(entry for process in gathered for entry in process)
 
 
 @contextmanager

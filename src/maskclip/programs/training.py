@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import isnan
 from pathlib import Path
 
@@ -21,6 +22,9 @@ from maskclip.programs.devices import build_trainer
 from maskclip.programs.evaluating import evaluate_model, report
 from maskclip.programs.logs import log_scores, run_logger
 from maskclip.programs.resuming import check_resumable, checkpoint_to_resume, image_list, write_image_list
+from maskclip.programs.segmenting import list_todo, settings_of
+from maskclip.segmenting.inputs import InputImage
+from maskclip.segmenting.outputs import Outputs
 from maskclip.tasks.callbacks import AtomicCheckpoints, Pace
 from maskclip.tasks.maskclip_plus import MaskCLIPPlus
 from maskclip.vocabulary import Vocabulary
@@ -63,6 +67,7 @@ def train_student(cfg: DictConfig, output: Path) -> tuple[Card | None, Student]:
     if resume:
         check_resumable(task, resume, names)
     callbacks = [build(c) for c in cfg.callbacks.values() if c is not None]
+    callbacks += build(cfg.pseudo_labels).prepare(data, teacher, partial(list_unlabelled, cfg, teacher))
     if not cfg.trainer.enable_progress_bar:
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
     write_image_list(output, names)
@@ -72,12 +77,18 @@ def train_student(cfg: DictConfig, output: Path) -> tuple[Card | None, Student]:
             remove_stale(output / "checkpoints")
         trainer.fit(task, data, ckpt_path=resume)
         trainer.save_checkpoint(output / "checkpoints" / "last.ckpt")
-        student = task.student.eval()
+        student = task.trained_student.eval()
         if data.pattern("masks", data.split) is None:
             return None, student
         card = evaluate_model(cfg, student, data, output, training=training_cost(trainer))
         log_scores(logger, card, trainer.global_step)
         return card, student
+
+
+def list_unlabelled(cfg: DictConfig, teacher: MaskCLIP, outputs: Outputs, images: list[InputImage]) -> list[InputImage]:
+    """The images that the teacher has not labelled yet under the protocol of `pseudo_labels`; makes the folder of labels ready."""
+    settings = settings_of(cfg.teacher, teacher, build(cfg.pseudo_labels.protocol), outputs)
+    return list_todo(outputs, images, settings | {"data.labels": cfg.data.labels}, overwrite=False)
 
 
 def build_data(cfg: DictConfig, vocabulary: Vocabulary) -> SegmentationData:
@@ -101,6 +112,7 @@ def build_task(cfg: DictConfig, words: Card, data: SegmentationData, names: list
         "images": image_list(names),
         **{key: data.files[key] for key in ("reduce_zero_label", "ignore") if key in data.files},  # the meaning of labels
         "teacher": teacher_settings(cfg, teacher),
+        "pseudo_labels": {key: value for key, value in plain(cfg.pseudo_labels).items() if key != "folder"},
     }
     provenance = {"method": cfg.method, "labels": data.labels, "teacher": {"method": teacher.method, **teacher.provenance}}
     protocol: Card = {key: value for key, value in plain(cfg.protocol).items() if key != "_target_"}

@@ -32,10 +32,10 @@ class Loaded(NamedTuple):
 
 
 class InputImages(Dataset[Loaded]):
-    """The images of a list, read when they are indexed."""
+    """The images of a list, read when they are indexed; `exif`: as displayed, not as stored."""
 
-    def __init__(self, images: Sequence[InputImage], count_pages: bool) -> None:
-        self.images, self.count_pages = images, count_pages
+    def __init__(self, images: Sequence[InputImage], count_pages: bool, exif: bool = True) -> None:
+        self.images, self.count_pages, self.exif = images, count_pages, exif
 
     def __len__(self) -> int:
         return len(self.images)
@@ -46,17 +46,19 @@ class InputImages(Dataset[Loaded]):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a large image; twice that size is an error
-                pixels = read_image(path, image.page)
+                pixels = read_image(path, image.page, self.exif)
                 pages = page_count(path) if self.count_pages else 1
         except InputError as error:
             return Loaded(image, None, str(error))
         return Loaded(image, pixels, pages=pages)
 
 
-def make_loader(images: Sequence[InputImage], batch_size: int, num_workers: int, count_pages: bool) -> DataLoader[Loaded]:
+def make_loader(
+    images: Sequence[InputImage], batch_size: int, num_workers: int, count_pages: bool, exif: bool = True
+) -> DataLoader[Loaded]:
     """A loader of lists of `batch_size` images, in order."""
     return DataLoader(
-        InputImages(images, count_pages),
+        InputImages(images, count_pages, exif),
         batch_size=batch_size,
         collate_fn=list,
         num_workers=num_workers,

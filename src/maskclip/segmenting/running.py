@@ -26,7 +26,8 @@ class Segmentation:
     """Segments images under a protocol and writes their outputs.
 
     `batch_size` images are read together, `num_workers` processes read and `num_writers` threads write. The model must be
-    on its device and in eval mode. Raises `InputError` for invalid numbers and for outputs that the protocol does not allow.
+    on its device and in eval mode. `exif`: read images as displayed, not as stored. Raises `InputError` for invalid numbers
+    and for outputs that the protocol does not allow.
 
     `broken` collects the images that could not be segmented, with the reasons. With `pages` "first", `several_pages`
     collects the names of the images whose files have further pages.
@@ -41,6 +42,7 @@ class Segmentation:
         num_workers: int = 2,
         num_writers: int = 2,
         pages: str = "first",
+        exif: bool = True,
     ) -> None:
         for name, number, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0), ("num_writers", num_writers, 1)):
             require(is_count(number, least), name, number, f"a whole number, at least {least}")
@@ -48,7 +50,8 @@ class Segmentation:
         if outputs.features:
             check_features(protocol)
         self.model, self.protocol, self.outputs = model, protocol, outputs
-        self.batch_size, self.num_workers, self.num_writers, self.pages = batch_size, num_workers, num_writers, pages
+        self.batch_size, self.num_workers, self.num_writers = batch_size, num_workers, num_writers
+        self.pages, self.exif = pages, exif
         self.broken: list[tuple[InputImage, str]] = []
         self.several_pages: list[str] = []
         self.failures_in_a_row = 0
@@ -60,7 +63,7 @@ class Segmentation:
         and `InputError` if the disk is full.
         """
         with Writers(self.num_writers) as writers:
-            for batch in make_loader(images, self.batch_size, self.num_workers, count_pages=self.pages == "first"):
+            for batch in make_loader(images, self.batch_size, self.num_workers, self.pages == "first", self.exif):
                 self._segment(batch, writers)
                 progress(len(batch))
 

@@ -140,8 +140,8 @@ class TrainingImages(Callback):
         if not trainer.is_global_zero or step % self.every or step == self._last_step:  # gradient accumulation repeats steps
             return
         self._last_step = step
-        first = {name: value[: self.count].cpu() for name, value in batch.items() if isinstance(value, Tensor)}
-        page = self.page(pl_module, first, outputs)
+        first = {name: value[: self.count].cpu() for name, value in outputs.items() if name != "loss"}
+        page = self.page(pl_module, first)
         write_atomically(page, self.folder / f"{step:06}.png")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
@@ -149,25 +149,25 @@ class TrainingImages(Callback):
             elif isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image("train/crops", np.asarray(page), step, dataformats="HWC")
 
-    def page(self, module: Any, batch: dict[str, Tensor], outputs: dict[str, Tensor]) -> Image.Image:
-        """A sheet of the crops (B, 3, H, W) of a batch, with the outputs of the training step."""
+    def page(self, module: Any, outputs: dict[str, Tensor]) -> Image.Image:
+        """A sheet of the images (B, 3, H, W) of a training step, from its outputs."""
         vocabulary: Vocabulary = module.student.vocabulary
         palette = vocabulary.colours
-        size = (batch["image"].shape[2], batch["image"].shape[3])
-        predicted = upsampled_max(outputs["logits"][: self.count], module.student.covered_size(*size), size)[1].cpu()
-        label_maps = zip(true_labels(batch, vocabulary.ignore_index), outputs["labels"].cpu(), predicted, strict=False)
+        size = (outputs["image"].shape[2], outputs["image"].shape[3])
+        predicted = upsampled_max(outputs["logits"], module.student.covered_size(*size), size)[1]
+        label_maps = zip(true_labels(outputs, vocabulary.ignore_index), outputs["labels"], predicted, strict=True)
         rows = []
-        for image, maps in zip(batch["image"], label_maps, strict=False):
-            pixels = magnify(image.permute(1, 2, 0).numpy(), CELL)
+        for image, maps in zip(outputs["image"], label_maps, strict=True):
+            pixels = magnify((255 * image.permute(1, 2, 0)).round().byte().numpy(), CELL)
             rows.append([pixels, *(overlay(pixels, magnify(m.numpy().astype("int32"), CELL), palette) for m in maps)])
         page = sheet(rows, ["image", "ground truth", f"labels ({module.phase})", "student"], CELL)
         return stack([page, legend(vocabulary.names, palette, page.width)])
 
 
-def true_labels(batch: dict[str, Tensor], ignored: int) -> Tensor:
-    """The ground truth (B, H, W) of a training batch: the mask, and at unlabelled pixels the hidden truth or `ignored`."""
-    mask = batch["mask"]
-    return torch.where(mask == UNLABELLED, batch["truth"] if "truth" in batch else torch.full_like(mask, ignored), mask)
+def true_labels(outputs: dict[str, Tensor], ignored: int) -> Tensor:
+    """The ground truth (B, H, W) of a training step: the mask, and at unlabelled pixels the hidden truth or `ignored`."""
+    mask = outputs["mask"]
+    return torch.where(mask == UNLABELLED, outputs["truth"] if "truth" in outputs else torch.full_like(mask, ignored), mask)
 
 
 class AtomicCheckpoints(TorchCheckpointIO):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from maskclip.errors import BOOLEAN, Check, check_settings, is_count, is_number, one_of, optional, require
+from maskclip.errors import BOOLEAN, Check, check_settings, is_count, is_number, is_probability, one_of, optional, require
 
 
 def is_part(value: Any) -> bool:
@@ -15,12 +15,16 @@ def is_part(value: Any) -> bool:
 
 POSITIVE: Check = (lambda value: is_number(value) and value > 0, "a number above 0")
 NOT_NEGATIVE: Check = (lambda value: is_number(value) and value >= 0, "a number, at least 0")
+PROBABILITY: Check = (is_probability, "a probability from 0 to 1")
 TASK: dict[str, Check] = {
     "guided": (is_part, "a fraction of the run such as 1.0, or at least 2 steps"),
     "flip": BOOLEAN,
     "confidence": (optional(lambda value: is_number(value) and -1 <= value <= 1), "a cosine from -1 to 1, or null"),
     "mean_over": one_of("valid", "all"),
     "distillation": NOT_NEGATIVE,
+    "cutmix": PROBABILITY,
+    "average": (optional(lambda value: is_number(value) and 0 < value < 1), "a decay between 0 and 1 such as 0.99, or null"),
+    "own_confidence": (optional(is_probability), "a probability from 0 to 1, or null"),
     "optimizer": one_of("sgd", "adamw"),
     "lr": POSITIVE,
     "weight_decay": NOT_NEGATIVE,
@@ -41,6 +45,13 @@ def check_task(settings: Mapping[str, Any]) -> None:
     require(is_number(min_lr) and 0 <= min_lr <= lr, "task.min_lr", min_lr, f"a number from 0 to task.lr={lr}")
     if settings["optimizer"] == "adamw":
         require(momentum is None, "task.momentum", momentum, "null: task.optimizer=adamw has no momentum")
+    if settings["average"] is None:
+        own_confidence, cutmix = settings["own_confidence"], settings["cutmix"]
+        require(own_confidence is None, "task.own_confidence", own_confidence, "null, or set task.average: it labels in self-training")
+        if guided != 1.0 and settings["labels"] != "all":
+            require(
+                cutmix == 0, "task.cutmix", cutmix, "0, or set task.average: in self-training it labels the images before they are mixed"
+            )
     if guided == 0 or settings["labels"] == "all":
         reason = "task.guided=0" if guided == 0 else "data.labels=all"
         for key, off in TEACHER_DEFAULTS.items():

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from maskclip.data.boxes import random_boxes
 from maskclip.data.dataset import Sample
 from maskclip.errors import InputError
 from maskclip.evaluation.scores import Confusion, iou_of, scores
-from maskclip.functional import UNLABELLED, distillation, mean_over_pixels, pseudo_labels, upsample_logits
+from maskclip.functional import UNLABELLED, cutmix, distillation, mean_over_pixels, pseudo_labels, stored_labels, upsample_logits
 from maskclip.inference.predict import predict
 from maskclip.inference.protocol import Protocol
 from maskclip.inference.upsampled import upsampled_cross_entropy, upsampled_max
 from maskclip.models.maskclip import MaskCLIP
 from maskclip.models.student import Student
+from maskclip.tasks.averaging import averaged
 from maskclip.tasks.checks import check_task
 from maskclip.tasks.optimisation import build_optimizer, steps_of
 
@@ -43,6 +46,10 @@ class MaskCLIPPlus(pl.LightningModule):
             of the share of votes.
         mean_over: Average the loss over "valid" pixels or, as in the released code, over "all".
         distillation: Weight of the distance to the teacher's features at unlabelled pixels in the guided phase.
+        cutmix: Probability that a part of an image is replaced by that part of another image of the batch (CutMix).
+        average: Decay of an exponential moving average of the student's weights. The averaged student makes the pseudo labels of
+            self-training (Mean Teacher) and is evaluated and saved. None: the student itself, as in the paper.
+        own_confidence: Ignore pseudo labels of the averaged student with a lower probability.
         optimizer: "sgd" or "adamw".
         lr: Initial learning rate, which decays to `min_lr` as a polynomial of degree `power`.
         momentum: Of SGD, by default 0.9. AdamW has none.
@@ -70,6 +77,9 @@ class MaskCLIPPlus(pl.LightningModule):
         confidence: float | None = None,
         mean_over: str = "valid",
         distillation: float = 0.0,
+        cutmix: float = 0.0,
+        average: float | None = None,
+        own_confidence: float | None = None,
         optimizer: str = "sgd",
         lr: float = 0.01,
         momentum: float | None = None,
@@ -88,6 +98,7 @@ class MaskCLIPPlus(pl.LightningModule):
         if optimizer == "sgd" and momentum is None:
             self.hparams["momentum"] = 0.9
         self.student = Student(classes, embedding_dim, provenance=provenance, **student)
+        self.average = averaged(self.student, average) if average is not None else None
         self.protocol = Protocol(**protocol)
         vocabulary = self.student.vocabulary
         unlabelled = {"seen": vocabulary.unseen_indices, "all": []}.get(labels, list(range(len(vocabulary))))
@@ -101,7 +112,13 @@ class MaskCLIPPlus(pl.LightningModule):
         if teacher.vocabulary.words != self.student.vocabulary.words:
             raise InputError("teacher and student have different words: build both with the same classes")
         self._teacher = (teacher,)
-        self.student.text_embeddings.copy_(teacher.text_embeddings)
+        for student in {self.student, self.trained_student}:
+            student.text_embeddings.copy_(teacher.text_embeddings)
+
+    @property
+    def teacher_classes(self) -> Tensor:
+        """The indices (U,) of the classes that the teacher assigns: the unlabelled ones that have words."""
+        return self.unlabelled[self.unlabelled >= self.student.vocabulary.wordless]
 
     @property
     def guided_steps(self) -> int:
@@ -130,23 +147,47 @@ class MaskCLIPPlus(pl.LightningModule):
         for group, base, factor in zip(optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):  # type: ignore[union-attr]
             group["lr"] = base * factor(schedule.last_epoch)  # type: ignore[union-attr]
 
-    def training_step(self, batch: Sample, _: int) -> dict[str, Tensor]:
-        """The loss, the labels (B, H, W) that it was computed with, and the student's coarse logits (B, C, h, w)."""
-        image, mask = batch["image"].float() / 255, batch["mask"]
-        if torch.isin(mask, self.unlabelled).any():
-            raise RuntimeError("the mask has a label of an unlabelled class: the data set leaks ground truth")
+    def training_step(self, batch: Sample, batch_index: int) -> dict[str, Tensor]:
+        """The loss, the student's coarse `logits` (B, C, h, w), and what it learned from, see `examples`."""
+        learned = self.examples(batch, batch_index)
+        image, mask = learned["image"], learned["mask"]
         logits, features = self.student(image, with_features=True)  # logits are float32 under autocast, for exact labels
-        labels = self.fill(mask, image, logits) if len(self.unlabelled) else mask
+        if "labels" not in learned:
+            learned["labels"] = self.own_pseudo_labels(mask, logits)
+        labels = learned["labels"]
         loss = self.loss(logits, labels)
         if self.hparams["distillation"] and self.is_guided:
             loss = loss + self.hparams["distillation"] * self.distil(features, image, mask == UNLABELLED)
         self._check_finite(loss)
-        if "truth" in batch:
-            self.update_quality(batch["truth"], mask, labels, logits.detach())
+        if "truth" in learned:
+            self.update_quality(learned["truth"], mask, labels, logits.detach())
         pseudo_labelled = (mask == UNLABELLED) & (labels != self.student.vocabulary.ignore_index)
         self.log_dict({"train/loss": loss, "train/pseudo_labelled": pseudo_labelled.float().mean()}, prog_bar=True)
         self.log_dict({"train/guided": float(self.is_guided), "train/lr": self.trainer.optimizers[0].param_groups[0]["lr"]})
-        return {"loss": loss, "labels": labels, "logits": logits.detach()}
+        return {"loss": loss, "logits": logits.detach(), **learned}
+
+    def examples(self, batch: Sample, batch_index: int) -> dict[str, Tensor]:
+        """What the student learns from: `image` (B, 3, H, W) in 0..1, `mask`, `labels` and, if the batch has it, `truth` (B, H, W).
+
+        Pseudo labels are made from the plain view. The student learns from the strong view, if there is one, and from images that
+        are mixed with CutMix. Without `labels`, pseudo labels are those of the student's own logits, as in the paper's self-training.
+        """
+        image, mask = batch["image"].float() / 255, batch["mask"]
+        if torch.isin(mask, self.unlabelled).any() and not ("corrected" in batch and batch["corrected"].any()):
+            raise RuntimeError("the mask has a label of an unlabelled class: the data set leaks ground truth")
+        learned = {"image": batch["strong"].float() / 255 if "strong" in batch else image, "mask": mask}
+        if "truth" in batch:
+            learned["truth"] = batch["truth"]
+        if not len(self.unlabelled):
+            learned["labels"] = mask
+        elif self.is_guided or self.average is not None:
+            learned["labels"] = self.fill(mask, image, batch.get("pseudo"))
+        if self.hparams["cutmix"]:
+            size = (mask.shape[1], mask.shape[2])
+            key = (self.hparams["run"] or {}).get("seed", 0), self.trainer.fit_loop.total_batch_idx, self.global_rank
+            boxes = random_boxes(len(mask), size, self.hparams["cutmix"], np.random.default_rng(key))
+            learned = {name: cutmix(maps, boxes) for name, maps in learned.items()}
+        return learned
 
     def _check_finite(self, loss: Tensor) -> None:
         if not torch.isfinite(loss):
@@ -186,16 +227,44 @@ class MaskCLIPPlus(pl.LightningModule):
         return distillation(features.float(), target.float(), where)
 
     @torch.no_grad()
-    def fill(self, mask: Tensor, image: Tensor, logits: Tensor) -> Tensor:
-        """Labels (B, H, W): the mask with a pseudo label of the teacher, later of the student's coarse logits, at unlabelled pixels."""
+    def fill(self, mask: Tensor, image: Tensor, stored: Tensor | None = None) -> Tensor:
+        """Labels (B, H, W): the mask with a pseudo label at unlabelled pixels.
+
+        In the guided phase, pseudo labels are the `stored` ones (B, H, W) or the teacher's of the `image` (B, 3, H, W), later
+        those of the averaged student.
+        """
+        ignored = self.student.vocabulary.ignore_index
         if not self.is_guided:
-            return self.own_pseudo_labels(mask, logits)
-        (teacher,) = self._teacher
-        candidates = self.unlabelled[self.unlabelled >= teacher.vocabulary.wordless]  # classes with words
+            return self.averaged_labels(mask, image)
+        if stored is not None:
+            return stored_labels(mask, stored, self.unlabelled, ignored)
+        candidates = self.teacher_classes
         teacher_logits = self.teacher_logits(image, candidates)
         if self.hparams["flip"]:
             teacher_logits = (teacher_logits + self.teacher_logits(image.flip(-1), candidates).flip(-1)) / 2
-        return pseudo_labels(mask, teacher_logits.max(dim=1), candidates, self.hparams["confidence"], self.student.vocabulary.ignore_index)
+        return pseudo_labels(mask, teacher_logits.max(dim=1), candidates, self.hparams["confidence"], ignored)
+
+    def averaged_labels(self, mask: Tensor, image: Tensor) -> Tensor:
+        """Labels (B, H, W): the mask with a pseudo label of the averaged student (Mean Teacher) at unlabelled pixels.
+
+        Pixels whose best class is less probable than `own_confidence` are ignored, as in FixMatch and UniMatch.
+        """
+        assert self.average is not None
+        self.average.eval()
+        size = (mask.shape[1], mask.shape[2])
+        logits = upsample_logits(self.average(image), self.student.covered_size(*size), size)
+        best = logits[:, self.unlabelled].softmax(dim=1).max(dim=1)
+        return pseudo_labels(mask, best, self.unlabelled, self.hparams["own_confidence"], self.student.vocabulary.ignore_index)
+
+    def on_train_batch_end(self, *_: object) -> None:
+        """Update the averaged student after each optimiser step."""
+        if self.average is not None and self.global_step > self.average.n_averaged:
+            self.average.update_parameters(self.student)
+
+    @property
+    def trained_student(self) -> Student:
+        """The student to validate, evaluate and save: the averaged one if there is one."""
+        return self.student if self.average is None else cast(Student, self.average.module)
 
     def teacher_logits(self, image: Tensor, candidates: Tensor) -> Tensor:
         """The teacher's logits (B, U, H, W) at the size of the image, for the classes `candidates` (U,)."""
@@ -212,11 +281,11 @@ class MaskCLIPPlus(pl.LightningModule):
     def _share_buffers(self) -> None:
         """Copy the batch statistics of the first process to all: they differ if BatchNorm is not synchronised."""
         if _num_processes() > 1:
-            for buffer in self.student.buffers():
+            for buffer in (*self.student.buffers(), *self.trained_student.buffers()):
                 dist.broadcast(buffer, src=0)
 
     def validation_step(self, samples: list[Sample], _: int) -> None:
-        predictions = predict(self.student, [sample["image"] for sample in samples], self.protocol)
+        predictions = predict(self.trained_student.eval(), [sample["image"] for sample in samples], self.protocol)
         for sample, prediction in zip(samples, predictions, strict=True):
             self.confusion.update(prediction.labels, sample["mask"])
 
