@@ -12,6 +12,7 @@ from segmentation_models_pytorch.encoders.resnet import ResNetEncoder
 from torch import Tensor, nn
 
 from maskclip.errors import InputError
+from maskclip.models.depthwise import replace_dilated_depthwise
 
 ARCHITECTURES = ("deeplabv2", "deeplabv3plus", "deeplabv3", "fpn", "manet", "segformer", "unet", "unetplusplus", "upernet")
 """DeepLabv2, and the networks of segmentation-models-pytorch that train all their parameters and accept any image size."""
@@ -74,6 +75,7 @@ def build_network(arch: str, encoder: str, weights: str | None, channels: int, o
     if isinstance(network.encoder, ResNetEncoder):  # smp keeps unused stages beyond the depth, which would stop DDP
         for stage in range(options.get("encoder_depth", 5), 5):
             setattr(network.encoder, f"layer{stage}", nn.Identity())
+    replace_dilated_depthwise(network)
     return network
 
 

@@ -7,6 +7,7 @@ from math import isnan
 from pathlib import Path
 
 import pytorch_lightning as pl
+import torch
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.utilities import rank_zero_only
@@ -119,6 +120,8 @@ def build_task(cfg: DictConfig, words: Card, data: SegmentationData, names: list
     options = {"classes": words, "embedding_dim": teacher.embedding_dim, "protocol": protocol, "run": run, "provenance": provenance}
     task: MaskCLIPPlus = build(cfg.task, **options)
     task.attach_teacher(teacher)
+    if cfg.channels_last:
+        task.student.to(memory_format=torch.channels_last)
     if cfg.compile:
         task.student.network.compile()  # in place: checkpoints keep their names
     return task
