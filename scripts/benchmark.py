@@ -6,7 +6,7 @@
     python scripts/benchmark.py memory                                # an image of 24 megapixels, 459 classes
     python scripts/benchmark.py operations --architecture RN50-quickgelu --size 512 683
     python scripts/benchmark.py text                                  # text embeddings of 20 class names
-    python scripts/benchmark.py training --experiment context_zero_shot --batch-size 16 --precision bf16
+    python scripts/benchmark.py training --precision fp32,bf16        # a training step of context_zero_shot
     python scripts/benchmark.py data                                  # decoding and augmentation on one core
     python scripts/benchmark.py threads                               # training next to busy processes
 
@@ -50,13 +50,11 @@ def parse() -> argparse.Namespace:
     add("--runs", type=_count, default=3, help="turns (default: %(default)s)")
     add("--experiment", default="context_zero_shot", help="training: an experiment of conf/experiment (default: %(default)s)")
     add("--batch-size", type=_count, help="images in a call or a training step (default: inference 1, training 2)")
-    add("--precision", type=_precisions, default="fp32", help="fp32, bf16, fp16; for inference also a list (default: %(default)s)")
+    add("--precision", type=_precisions, default="fp32", help="inference, training: a list of fp32, bf16, fp16 (default: %(default)s)")
+    add("--ingredients", action="store_true", help="training: also measure each faster implementation alone")
     add("--compile", action="store_true", help="inference: also measure a compiled model; training: compile the student")
     add("--device", type=_device, default="cuda" if torch.cuda.is_available() else "cpu", help="(default: %(default)s)")
-    args = parser.parse_args()
-    if args.benchmark == "training" and len(args.precision) > 1:
-        parser.error("training: give one --precision")
-    return args
+    return parser.parse_args()
 
 
 def _count(text: str) -> int:
@@ -95,7 +93,8 @@ def main() -> None:
     elif args.benchmark == "threads":
         benchmark_threads(args.runs)
     elif args.benchmark == "training":
-        benchmark_training(args.experiment, args.batch_size or 2, args.precision[0], args.compile, args.device, args.runs)
+        options = (args.compile, args.ingredients, args.device, args.runs)
+        benchmark_training(args.experiment, args.batch_size or 2, args.precision, *options)
     else:
         benchmark_inference(args.runs, args.device, args.precision, args.compile, args.batch_size or 1, args.case)
 

@@ -77,6 +77,15 @@ def growth(call: Callable[[], object], device: torch.device) -> float | None:
     return max(peak - before, 0) / 1e9
 
 
+def reset_peak(device: torch.device) -> None:
+    """Let `peak_memory` measure from here on. Freed memory is returned to the system first. Without /proc, nothing happens."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif RESIDENT.is_file():
+        _trim()
+        Path("/proc/self/clear_refs").write_text("5")  # the peak becomes the present size, see proc(5)
+
+
 def _resident() -> int:
     return int(RESIDENT.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 

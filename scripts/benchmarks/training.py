@@ -1,21 +1,27 @@
-"""Time of the parts of a guided MaskCLIP+ step, at the size of an experiment, on random weights and pixels."""
+"""Time and memory of a guided MaskCLIP+ step, at the size of an experiment, on random weights and pixels."""
 
 from __future__ import annotations
 
 import logging
 import statistics
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import pytorch_lightning as pl
 import torch
+import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
-from torch import Tensor
+from torch import Tensor, nn
 
-from benchmarks.timing import seconds
+from benchmarks.timing import reset_peak, seconds
 from maskclip.evaluation.cards import device_name
 from maskclip.files import CHECKOUT
-from maskclip.functional import UNLABELLED
+from maskclip.functional import UNLABELLED, mean_over_pixels, upsample_logits
 from maskclip.inference.kernels import PRECISIONS
+from maskclip.models.depthwise import DilatedDepthwise
 from maskclip.models.maskclip import MaskCLIP
 from maskclip.programs.config import build, plain, words_of
 from maskclip.tasks.callbacks import peak_memory
@@ -26,33 +32,63 @@ CONF = CHECKOUT / "conf"
 RANDOM = ("teacher.pretrained=null", "teacher.templates=simple", "teacher.cache=null", "student.weights=null")
 
 
+@dataclass(frozen=True)
+class Variant:
+    """Which of the faster implementations a step uses: memory layout, dilated depthwise convolutions, and loss."""
+
+    channels_last: bool = False
+    depthwise: bool = False
+    loss: bool = False
+
+
+VARIANTS = {
+    "plain": Variant(),
+    "channels last": Variant(channels_last=True),
+    "depthwise convolutions": Variant(depthwise=True),
+    "loss in bands": Variant(loss=True),
+    "all": Variant(channels_last=True, depthwise=True, loss=True),
+}
+
+
 class Step:
     """The parts of a guided training step, in the order of `MaskCLIPPlus.training_step`."""
 
-    def __init__(self, task: MaskCLIPPlus, teacher: MaskCLIP, image: Tensor, dtype: torch.dtype | None) -> None:
-        self.task, self.teacher, self.image, self.dtype = task, teacher, image, dtype
+    def __init__(self, task: MaskCLIPPlus, teacher: MaskCLIP, image: Tensor) -> None:
+        self.task, self.teacher, self.image = task, teacher, image
+        self.dtype: torch.dtype | None = None
+        self.variant = Variant()
         self.unlabelled = torch.full((len(image), *image.shape[-2:]), UNLABELLED, device=image.device)
         self.optimizer = torch.optim.SGD(task.student.parameters(), 1e-3, momentum=0.9)
         self.logits = self.labels = self.loss = torch.empty(0)
 
+    def use(self, variant: Variant, dtype: torch.dtype | None) -> None:
+        """Run the following steps as `variant`, with autocast to `dtype`."""
+        self.variant, self.dtype = variant, dtype
+        self.task.student.to(memory_format=torch.channels_last if variant.channels_last else torch.contiguous_format)
+
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.image.device.type, self.dtype, enabled=self.dtype is not None)
-
-    def run_teacher_tower(self) -> None:
-        with torch.no_grad(), self.autocast():
-            self.teacher.clip(self.image)
 
     def write_pseudo_labels(self) -> None:
         with self.autocast():
             self.labels = self.task.fill(self.unlabelled, self.image, torch.empty(0))
 
     def run_student(self) -> None:
-        with self.autocast():
+        plain = nullcontext() if self.variant.depthwise else patch.object(DilatedDepthwise, "forward", nn.Conv2d.forward)
+        with self.autocast(), plain:
             self.logits = self.task.student(self.image)
 
     def compute_loss(self) -> None:
         with self.autocast():
-            self.loss = self.task.loss(self.logits, self.labels)
+            self.loss = self.task.loss(self.logits, self.labels) if self.variant.loss else self.plain_loss()
+
+    def plain_loss(self) -> Tensor:
+        """The loss from logits of all classes at the size of the crops."""
+        size = (self.image.shape[2], self.image.shape[3])
+        logits = upsample_logits(self.logits, self.task.student.covered_size(*size), size)
+        ignored = self.task.student.vocabulary.ignore_index
+        total = F.cross_entropy(logits, self.labels, ignore_index=ignored, reduction="sum")
+        return mean_over_pixels(total, self.labels, ignored)
 
     def run_backward(self) -> None:
         self.loss.backward()
@@ -62,7 +98,7 @@ class Step:
         self.optimizer.zero_grad()
 
 
-def build_step(experiment: str, batch: int, precision: str, compile_student: bool, device: torch.device) -> tuple[Step, str]:
+def build_step(experiment: str, batch: int, compile_student: bool, device: torch.device) -> tuple[Step, str]:
     """A step of an experiment on random weights and pixels, and a description of it."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides=[f"experiment={experiment}", *RANDOM, "data.root=none"])
@@ -84,26 +120,37 @@ def build_step(experiment: str, batch: int, precision: str, compile_student: boo
         f"{experiment}: {cfg.student.arch} on {cfg.student.encoder}, teacher {cfg.teacher.architecture}, "
         f"{batch} crops of {height}x{width}, {len(task.unlabelled)} classes"
     )
-    return Step(task, teacher, image, PRECISIONS[precision]), description
+    return Step(task, teacher, image), description
 
 
-def benchmark_training(experiment: str, batch: int, precision: str, compile_student: bool, device: torch.device, runs: int) -> None:
-    """Print the seconds and the share of each part of a step, images per second, and the peak memory."""
-    step, description = build_step(experiment, batch, precision, compile_student, device)
+def benchmark_training(
+    experiment: str, batch: int, precisions: Sequence[str], compile_student: bool, ingredients: bool, device: torch.device, runs: int
+) -> None:
+    """Print the seconds and the peak memory of a step of each variant, and the share of each part.
+
+    `ingredients`: also measure each faster implementation alone. A step before those of each variant is not measured.
+    """
+    step, description = build_step(experiment, batch, compile_student, device)
     parts = {
-        "teacher's tower alone": step.run_teacher_tower,
-        "pseudo labels, with tower": step.write_pseudo_labels,
-        "student": step.run_student,
+        "teacher": step.write_pseudo_labels,
+        "forward": step.run_student,
         "loss": step.compute_loss,
-        "backward pass": step.run_backward,
-        "optimizer": step.update_weights,
+        "backward": step.run_backward,
+        "update": step.update_weights,
     }
-    turns = [[seconds(part, device) for part in parts.values()] for _ in range(runs + 1)][1:]
-    times = [statistics.median(turn) for turn in zip(*turns, strict=True)]
-    total = statistics.median(sum(turn[1:]) for turn in turns)  # the tower runs again for the pseudo labels
     print(description)
-    print(f"{device_name(device)}, torch {torch.__version__}, {precision}{', compiled' * compile_student}, median of {runs} steps")
-    print(f"{'':<28}{'seconds':>10}{'share':>8}")
-    for name, value in zip(parts, times, strict=True):
-        print(f"{name:<28}{value:>10.3f}{100 * value / total:>7.1f}%")
-    print(f"{'step':<28}{total:>10.3f}{100:>7.1f}%\nimages per second {batch / total:.2f}, peak memory {peak_memory(device):.2f} GB")
+    print(
+        f"{device_name(device)}, torch {torch.__version__}{', compiled' * compile_student}, median of {runs} steps, share of each part in %"
+    )
+    print(f"{'':<30}{'s/step':>8}{'ratio':>7}{'GB':>7}" + "".join(f"{name:>10}" for name in parts))
+    for precision in precisions:
+        plain = 0.0
+        for name in VARIANTS if ingredients else ("plain", "all"):
+            step.use(VARIANTS[name], PRECISIONS[precision])
+            reset_peak(device)
+            turns = [[seconds(part, device) for part in parts.values()] for _ in range(runs + 1)][1:]
+            times = [statistics.median(turn) for turn in zip(*turns, strict=True)]
+            total = statistics.median(map(sum, turns))
+            plain = plain or total
+            shares = "".join(f"{100 * value / total:>10.1f}" for value in times)
+            print(f"{precision + ', ' + name:<30}{total:>8.2f}{plain / total:>7.2f}{peak_memory(device):>7.2f}{shares}", flush=True)
