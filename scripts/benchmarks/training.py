@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import statistics
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
@@ -23,6 +23,7 @@ from maskclip.functional import UNLABELLED, mean_over_pixels, upsample_logits
 from maskclip.inference.kernels import PRECISIONS
 from maskclip.models.depthwise import DilatedDepthwise
 from maskclip.models.maskclip import MaskCLIP
+from maskclip.models.recomputing import Recomputing, recompute_blocks
 from maskclip.programs.config import build, plain, words_of
 from maskclip.tasks.callbacks import peak_memory
 from maskclip.tasks.maskclip_plus import MaskCLIPPlus
@@ -34,11 +35,20 @@ RANDOM = ("teacher.pretrained=null", "teacher.templates=simple", "teacher.cache=
 
 @dataclass(frozen=True)
 class Variant:
-    """Which of the faster implementations a step uses: memory layout, dilated depthwise convolutions, and loss."""
+    """Which implementations a step uses: memory layout, dilated depthwise convolutions, loss, and recomputed blocks."""
 
     channels_last: bool = False
     depthwise: bool = False
     loss: bool = False
+    recompute: bool = False
+
+    def replaced(self) -> ExitStack:
+        """Context in which the network uses torch's implementations where this variant does."""
+        stack = ExitStack()
+        for ours, own, torchs in ((self.depthwise, DilatedDepthwise, nn.Conv2d), (self.recompute, Recomputing, nn.Sequential)):
+            if not ours:
+                stack.enter_context(patch.object(own, "forward", torchs.forward))
+        return stack
 
 
 VARIANTS = {
@@ -47,6 +57,7 @@ VARIANTS = {
     "depthwise convolutions": Variant(depthwise=True),
     "loss in bands": Variant(loss=True),
     "all": Variant(channels_last=True, depthwise=True, loss=True),
+    "all, recompute=true": Variant(channels_last=True, depthwise=True, loss=True, recompute=True),
 }
 
 
@@ -74,8 +85,7 @@ class Step:
             self.labels = self.task.fill(self.unlabelled, self.image, torch.empty(0))
 
     def run_student(self) -> None:
-        plain = nullcontext() if self.variant.depthwise else patch.object(DilatedDepthwise, "forward", nn.Conv2d.forward)
-        with self.autocast(), plain:
+        with self.autocast(), self.variant.replaced():
             self.logits = self.task.student(self.image)
 
     def compute_loss(self) -> None:
@@ -110,6 +120,7 @@ def build_step(experiment: str, batch: int, compile_student: bool, device: torch
     task.trainer = pl.Trainer(max_steps=10, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
     task.to(device).train()
     teacher.to(device)
+    recompute_blocks(task.student.network)
     if compile_student:
         task.student.network.compile()
     crop = plain(cfg.data.augmentation.crop)
@@ -145,7 +156,7 @@ def benchmark_training(
     print(f"{'':<30}{'s/step':>8}{'ratio':>7}{'GB':>7}" + "".join(f"{name:>10}" for name in parts))
     for precision in precisions:
         plain = 0.0
-        for name in VARIANTS if ingredients else ("plain", "all"):
+        for name in VARIANTS if ingredients else ("plain", "all", "all, recompute=true"):
             step.use(VARIANTS[name], PRECISIONS[precision])
             reset_peak(device)
             turns = [[seconds(part, device) for part in parts.values()] for _ in range(runs + 1)][1:]

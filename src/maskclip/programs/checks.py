@@ -83,7 +83,7 @@ def check_run(cfg: DictConfig) -> None:
 def check_training(cfg: DictConfig) -> None:
     """Raise `InputError` for settings of a training run that are invalid or would have no effect."""
     check_run(cfg)
-    for key in ("channels_last", "compile"):
+    for key in ("channels_last", "recompute", "compile"):
         require(is_boolean(cfg[key]), key, cfg[key], "true or false")
     check_settings({key: cfg.trainer[key] for key in TRAINING}, TRAINING, "trainer.")
     for name, callback in cfg.callbacks.items():

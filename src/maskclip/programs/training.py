@@ -16,6 +16,7 @@ from maskclip.data.datamodule import SegmentationData
 from maskclip.errors import InputError
 from maskclip.files import quoted, remove_stale
 from maskclip.models.maskclip import MaskCLIP
+from maskclip.models.recomputing import recompute_blocks
 from maskclip.models.student import Student, load_student
 from maskclip.programs.checks import check_training
 from maskclip.programs.config import Card, build, plain, words_of
@@ -120,6 +121,8 @@ def build_task(cfg: DictConfig, words: Card, data: SegmentationData, names: list
     options = {"classes": words, "embedding_dim": teacher.embedding_dim, "protocol": protocol, "run": run, "provenance": provenance}
     task: MaskCLIPPlus = build(cfg.task, **options)
     task.attach_teacher(teacher)
+    if cfg.recompute:
+        recompute_blocks(task.student.network)
     if cfg.channels_last:
         task.student.to(memory_format=torch.channels_last)
     if cfg.compile:
