@@ -15,11 +15,13 @@ from maskclip.functional import (
     UNLABELLED,
     best_word,
     cosine_logits,
+    cutmix,
     key_smoothing,
     mean_over_pixels,
     prompt_denoising,
     pseudo_labels,
     resample_position_embedding,
+    stored_labels,
     upsample_logits,
     vote_logits,
 )
@@ -195,3 +197,19 @@ def test_position_embedding_keeps_native_grid_and_class_token() -> None:
 def test_a_constant_position_embedding_stays_constant(grid: tuple[int, int]) -> None:
     embedding = torch.ones(1 + 9, 2)
     torch.testing.assert_close(resample_position_embedding(embedding, (3, 3), grid), torch.ones(1 + grid[0] * grid[1], 2))
+
+
+def test_stored_labels_by_hand() -> None:
+    labels = torch.tensor([[[3, IGNORE_INDEX, UNLABELLED, UNLABELLED, UNLABELLED]]])
+    stored = torch.tensor([[[5, 5, 5, 3, IGNORE_INDEX]]])  # class 3 has labels, so its pseudo label is wrong
+    assert stored_labels(labels, stored, torch.tensor([5, 8])).tolist() == [[[3, IGNORE_INDEX, 5, IGNORE_INDEX, IGNORE_INDEX]]]
+
+
+def test_cutmix_by_hand() -> None:
+    maps = torch.tensor([[[1, 1, 1], [1, 1, 1]], [[2, 2, 2], [2, 2, 2]], [[3, 3, 3], [3, 3, 3]]])
+    boxes = torch.tensor([[0, 1, 1, 3], [0, 0, 0, 0], [1, 0, 2, 2]])
+    mixed = [[[1, 2, 2], [1, 1, 1]], [[2, 2, 2], [2, 2, 2]], [[3, 3, 3], [1, 1, 3]]]
+    assert cutmix(maps, boxes).tolist() == mixed
+    images = maps[:, None].expand(-1, 4, -1, -1)
+    assert torch.equal(cutmix(images, boxes), torch.tensor(mixed)[:, None].expand(-1, 4, -1, -1))
+    assert (maps[0] == 1).all()

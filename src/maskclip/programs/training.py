@@ -108,6 +108,7 @@ def build_task(cfg: DictConfig, words: Card, data: SegmentationData, names: list
     run: Card = {
         "data": data.name,
         "augmentation": data.augmentation,
+        "strong_view": data.strong_view,
         "batch_size": data.batch_size,
         "seed": data.seed,
         "max_steps": cfg.trainer.max_steps,
@@ -124,7 +125,7 @@ def build_task(cfg: DictConfig, words: Card, data: SegmentationData, names: list
     if cfg.recompute:
         recompute_blocks(task.student.network)
     if cfg.channels_last:
-        task.student.to(memory_format=torch.channels_last)
+        task.to(memory_format=torch.channels_last)
     if cfg.compile:
         task.student.network.compile()  # in place: checkpoints keep their names
     return task

@@ -184,7 +184,7 @@ class MaskCLIPPlus(pl.LightningModule):
             learned["labels"] = self.fill(mask, image, batch.get("pseudo"))
         if self.hparams["cutmix"]:
             size = (mask.shape[1], mask.shape[2])
-            key = (self.hparams["run"] or {}).get("seed", 0), self.trainer.fit_loop.total_batch_idx, self.global_rank
+            key = (self.hparams["run"] or {}).get("seed", 0), batch_index, self.global_rank
             boxes = random_boxes(len(mask), size, self.hparams["cutmix"], np.random.default_rng(key))
             learned = {name: cutmix(maps, boxes) for name, maps in learned.items()}
         return learned
