@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import segmentation_models_pytorch as smp
+import timm
 import yaml
 from conftest import ROOT
 from hydra import compose, initialize_config_dir
@@ -23,6 +24,7 @@ from maskclip import InputError, Protocol, Released, Student, Vocabulary
 from maskclip.clip.strategies import STRATEGIES
 from maskclip.data.corruptions import CORRUPTIONS
 from maskclip.data.transforms import TrainTransform
+from maskclip.models.networks import OPTIONS
 from maskclip.programs.config import build, plain, words_of
 from maskclip.programs.devices import build_trainer
 from maskclip.vocabulary import read_class_file
@@ -75,8 +77,8 @@ def check_targets(node: Any, overrides: list[str], path: str = "") -> None:
 def check_nested(cfg: DictConfig) -> None:
     """Augmentation and student are plain mappings, whose keys other functions read."""
     assert set(cfg.data.augmentation) <= set(inspect.signature(TrainTransform).parameters)
-    own = {"encoder_output_stride", "encoder_depth", "rates"} if cfg.student.arch == "deeplabv2" else set()
-    network = own or set(inspect.signature(smp.DeepLabV3Plus).parameters)
+    arch = cfg.student.arch
+    network = set(OPTIONS.get(arch) or inspect.signature(smp.MODEL_ARCHITECTURES_MAPPING[arch]).parameters)
     assert set(cfg.task.student) == set(cfg.student) <= set(inspect.signature(Student).parameters) | network
 
 
@@ -286,6 +288,22 @@ def test_the_example_of_a_class_list_composes() -> None:
 def test_a_class_list_is_read_as_hydra_composes_it() -> None:
     for name in ("voc21", "context60"):
         assert plain(composed("segment", f"classes={name}").classes) == read_class_file(CONF / "classes" / f"{name}.yaml")
+
+
+# Students
+
+
+def test_the_encoders_of_students_exist_with_their_weights() -> None:
+    for name in options("student"):
+        cfg = composed("train", *required(f"student={name}")).student
+        encoder = cfg.encoder.removeprefix("tu-")
+        if cfg.weights == "pretrained":
+            assert encoder in timm.list_pretrained(), name
+        else:
+            known = timm.is_model_pretrained(encoder) if encoder != cfg.encoder else encoder in smp.encoders.encoders
+            assert known, name
+    assert "vit_small_patch16_dinov3.lvd1689m" in timm.list_pretrained()  # named in the comments of upernet_vit.yaml
+    assert {f"mit_b{size}" for size in range(6)} <= set(smp.encoders.encoders)  # named in the comments of segformer.yaml
 
 
 # Sweeps

@@ -84,6 +84,13 @@ def test_normalised_features_and_temperature() -> None:
         ({"arch": "deeplabv2", "encoder": "resnet18", "decoder_channels": 3}, r"unknown options: decoder_channels"),
         ({"arch": "unetplusplus", "encoder": "mit_b0"}, r"student.arch=unetplusplus with encoder=mit_b0 cannot be built"),
         ({"arch": "fpn", "encoder": "resnet18", "rates": 3}, r"student.arch=fpn with encoder=resnet18 cannot be built"),
+        ({"arch": "fpn", "encoder": "tu-resnet19"}, r"student.arch=fpn with encoder=tu-resnet19 cannot be built: Unknown model"),
+        *(
+            ({"arch": "upernet_vit", "encoder": encoder}, rf"encoder={encoder} cannot be built: it needs a plain ViT of timm")
+            for encoder in ("mit_b0", "tu-resnet18", "tu-swin_tiny_patch4_window7_224")
+        ),
+        ({"arch": "upernet_vit", "encoder": "tu-test_vit", "patch_size": 0}, r"student.patch_size=0: give the side of a patch"),
+        ({"arch": "upernet_vit", "encoder": "tu-test_vit", "decoder_channels": 20}, r"student.decoder_channels=20: give a multiple of 8"),
     ],
 )
 def test_networks_that_cannot_be_built(options: dict[str, Any], message: str) -> None:
@@ -112,6 +119,29 @@ def test_saving_and_loading_a_student(tmp_path: Path) -> None:
     (tmp_path / "s" / "student.json").write_text("{}")
     with pytest.raises(InputError, match=r"not a checkpoint of a MaskCLIP\+ student"):
         load_student(tmp_path / "s")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("network", "multiple"),
+    [
+        ({"arch": "segformer", "encoder": "mit_b0"}, 32),
+        ({"arch": "upernet_vit", "encoder": "tu-test_vit", "decoder_channels": 32}, 32),
+        ({"arch": "upernet_vit", "encoder": "tu-test_vit", "patch_size": 14, "decoder_channels": 32}, 28),
+    ],
+)
+def test_transformers_accept_any_size_and_load_as_saved(network: dict[str, Any], multiple: int, tmp_path: Path) -> None:
+    model = Student({"names": ["cat", "dog"]}, 8, weights=None, **network).eval()
+    model.text_embeddings.copy_(F.normalize(torch.randn(2, 8), dim=1))
+    model.save(tmp_path)
+    again, image = load_student(tmp_path), torch.rand(1, 3, 33, 70)
+    assert torch.equal(again(image), model(image)) and torch.equal(again.mean, model.mean)
+    rows, columns = model.covered_size(33, 70)
+    assert (rows, columns) == (-(-33 // multiple) * multiple, -(-70 // multiple) * multiple)
+    assert model(image).shape[2] * columns == model(image).shape[3] * rows
+    assert again.segment(Image.new("RGB", (70, 33))).shape == (33, 70)
+    preprocessing = json.loads((tmp_path / "student.json").read_text())["preprocessing"]
+    assert preprocessing["multiple"] == multiple and preprocessing["std"] == pytest.approx(model.std.flatten().tolist())
 
 
 def test_bad_checkpoints(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load, save
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from maskclip.errors import InputError, is_number, require
@@ -43,7 +42,6 @@ class Student(nn.Module):
     mean: Tensor
     std: Tensor
     text_embeddings: Tensor
-    multiple = 32
     logit_scale = 1.0
     background_threshold = None
     softmax_first = False
@@ -72,8 +70,8 @@ class Student(nn.Module):
         self.network = build_network(arch, encoder, weights, embedding_dim, options)
         self.register_buffer("text_embeddings", torch.zeros(sum(self.vocabulary.word_counts), embedding_dim))
         self.background = nn.Parameter(torch.randn(1, embedding_dim)) if self.vocabulary.wordless else None
-        self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(self.network.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(self.network.std).view(3, 1, 1), persistent=False)
 
     @property
     def method(self) -> str:
@@ -85,8 +83,9 @@ class Student(nn.Module):
         return weights_sha256(self)
 
     def covered_size(self, height: int, width: int) -> tuple[int, int]:
-        """The size in pixels, rounded up to a multiple of 32, that the grid of logits covers for an image of this size."""
-        return -(-height // self.multiple) * self.multiple, -(-width // self.multiple) * self.multiple
+        """The size in pixels, rounded up to a multiple of the network's, that the grid of logits covers for an image of this size."""
+        multiple = self.network.multiple
+        return -(-height // multiple) * multiple, -(-width // multiple) * multiple
 
     def classifier(self) -> Tensor:
         """Unit embeddings (W, D) of all words, class by class. A learned background comes first."""
@@ -138,9 +137,9 @@ class Student(nn.Module):
             },
             "preprocessing": {
                 "colours": "RGB in 0..1",
-                "mean": list(IMAGENET_DEFAULT_MEAN),
-                "std": list(IMAGENET_DEFAULT_STD),
-                "multiple": self.multiple,
+                "mean": list(self.network.mean),
+                "std": list(self.network.std),
+                "multiple": self.network.multiple,
             },
             "weights_sha256": self.weights_sha256,
             "provenance": self.provenance,
