@@ -43,7 +43,11 @@ TEACHERS = {
     "MaskCLIP + PD": ["model.prompt_denoising=0.5"],
     "MaskCLIP + PD + KS": ["model.key_smoothing=0.8", "model.prompt_denoising=0.5"],
 }
-STUDENTS = {"MaskCLIP+ annotation-free": "textures_annotation_free", "MaskCLIP+ zero-shot": "textures_zero_shot"}
+STUDENTS = {
+    "MaskCLIP+ annotation-free": "textures_annotation_free",
+    "MaskCLIP+ clean labels": "textures_clean_labels",
+    "MaskCLIP+ zero-shot": "textures_zero_shot",
+}
 
 
 def settings(program: str, name: str, overrides: list[str]) -> tuple[DictConfig, Path]:
