@@ -43,11 +43,11 @@ class FolderLabels:
 
 
 class PrecomputedLabels:
-    """The teacher labels the whole, undistorted training images once, before training, and stores the labels in `folder`.
+    """The teacher labels the whole, undistorted training images once, before training.
 
-    `protocol`: how the teacher labels an image. `num_workers` processes read images, and
-    `batch_size` of them are read together. Finished images are not labelled again, so `folder` may be that of an earlier
-    run with the same teacher and protocol.
+    The labels and their confidence are written to `folder`, as by `src/segment.py`. Finished images are not labelled again, so
+    the folder may be that of an earlier run with the same teacher and protocol. `protocol`: how the teacher labels an image.
+    `num_workers` processes read images, and `batch_size` of them are read together.
     """
 
     def __init__(self, folder: str, protocol: Protocol, batch_size: int = 1, num_workers: int = 2) -> None:
@@ -66,7 +66,7 @@ class LabelImages(pl.Callback):
 
     def __init__(self, source: PrecomputedLabels, data: SegmentationData, teacher: MaskCLIP, list_todo: ListTodo) -> None:
         self.source, self.data, self.teacher, self.list_todo = source, data, teacher, list_todo
-        self.outputs = Outputs(source.folder, data.vocabulary, overlays=False)
+        self.outputs = Outputs(source.folder, data.vocabulary, overlays=False, soft=["confidence"])
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit":
