@@ -184,6 +184,11 @@ class SegmentationData(pl.LightningDataModule):
         self.pseudo = folder
 
     @property
+    def corrected_images(self) -> int:
+        """The number of training images with a mask in `corrected`. Raises `InputError` if there is a folder without any."""
+        return len(self.dataset("train").with_options(corrected=self.corrected).corrected_maps)
+
+    @property
     def _processes(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 

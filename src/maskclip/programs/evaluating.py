@@ -127,5 +127,6 @@ def report(card: Card, output: Path) -> None:
     images = f"{card['images']} images of {card['data']} ({card['split']})"
     print(f"Scores in percent of {images}, evaluated in {card['seconds']:.1f} s on {card['device']}.")
     if supervision := LABELS.get(card["provenance"].get("labels")):
-        print(supervision)
+        corrected = card["provenance"].get("corrected_images")
+        print(f"{supervision} {corrected} images have corrected masks (data.corrected)." if corrected else supervision)
     print(f"Protocol {card['protocol_hash']}; result card: {output / 'results.json'}")

@@ -109,6 +109,7 @@ def build_task(cfg: DictConfig, words: Card, data: SegmentationData, names: list
         "data": data.name,
         "augmentation": data.augmentation,
         "strong_view": data.strong_view,
+        "corrected_images": data.corrected_images,
         "batch_size": data.batch_size,
         "seed": data.seed,
         "max_steps": cfg.trainer.max_steps,
@@ -117,7 +118,13 @@ def build_task(cfg: DictConfig, words: Card, data: SegmentationData, names: list
         "teacher": teacher_settings(cfg, teacher),
         "pseudo_labels": {key: value for key, value in plain(cfg.pseudo_labels).items() if key != "folder"},
     }
-    provenance = {"method": cfg.method, "labels": data.labels, "teacher": {"method": teacher.method, **teacher.provenance}}
+    provenance = {
+        "method": cfg.method,
+        "labels": data.labels,
+        "corrected_images": data.corrected_images,
+        "pseudo_labels": str(cfg.pseudo_labels._target_).rpartition(".")[2],
+        "teacher": {"method": teacher.method, **teacher.provenance},
+    }
     protocol: Card = {key: value for key, value in plain(cfg.protocol).items() if key != "_target_"}
     options = {"classes": words, "embedding_dim": teacher.embedding_dim, "protocol": protocol, "run": run, "provenance": provenance}
     task: MaskCLIPPlus = build(cfg.task, **options)
