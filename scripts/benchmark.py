@@ -7,6 +7,7 @@
     python scripts/benchmark.py operations --architecture RN50-quickgelu --size 512 683
     python scripts/benchmark.py text                                  # text embeddings of 20 class names
     python scripts/benchmark.py training --precision fp32,bf16        # a training step of context_zero_shot
+    python scripts/benchmark.py students --size 256 256               # training speed of the networks of students
     python scripts/benchmark.py data                                  # decoding and augmentation on one core
     python scripts/benchmark.py threads                               # training next to busy processes
 
@@ -29,6 +30,7 @@ import torch
 from benchmarks.data import benchmark_data
 from benchmarks.inference import CASES, benchmark_inference, print_operations
 from benchmarks.labels import benchmark_labels, benchmark_memory
+from benchmarks.students import benchmark_students
 from benchmarks.text import benchmark_text
 from benchmarks.threads import benchmark_threads
 from benchmarks.training import benchmark_training
@@ -36,7 +38,7 @@ from benchmarks.training import benchmark_training
 from maskclip.errors import InputError
 from maskclip.inference.kernels import PRECISIONS
 
-BENCHMARKS = ("inference", "labels", "memory", "operations", "text", "training", "data", "threads")
+BENCHMARKS = ("inference", "labels", "memory", "operations", "text", "training", "students", "data", "threads")
 
 
 def parse() -> argparse.Namespace:
@@ -45,12 +47,12 @@ def parse() -> argparse.Namespace:
     parser.epilog = "cases of inference:\n" + "\n".join(f"{number}: {case}" for number, case in enumerate(CASES))
     add("benchmark", nargs="?", choices=BENCHMARKS, default="inference", help="what to measure (default: %(default)s)")
     add("--architecture", default="ViT-B-16-quickgelu", help="operations, text: an open_clip architecture (default: %(default)s)")
-    add("--size", type=_count, nargs=2, default=(520, 693), metavar=("H", "W"), help="operations: network input (default: 520 693)")
+    add("--size", type=_count, nargs=2, default=(520, 693), metavar=("H", "W"), help="operations, students: input (default: 520 693)")
     add("--case", type=int, nargs="+", choices=numbers, default=[*numbers], metavar="N", help="inference: see below (default: all)")
     add("--runs", type=_count, default=3, help="turns (default: %(default)s)")
     add("--experiment", default="context_zero_shot", help="training: an experiment of conf/experiment (default: %(default)s)")
-    add("--batch-size", type=_count, help="images in a call or a training step (default: inference 1, training 2)")
-    add("--precision", type=_precisions, default="fp32", help="inference, training: a list of fp32, bf16, fp16 (default: %(default)s)")
+    add("--batch-size", type=_count, help="images in a call or a training step (default: inference 1, training and students 2)")
+    add("--precision", type=_precisions, default="fp32", help="fp32, bf16, fp16 or a list of them (default: %(default)s)")
     add("--ingredients", action="store_true", help="training: also measure each faster implementation alone")
     add("--compile", action="store_true", help="inference: also measure a compiled model; training: compile the student")
     add("--device", type=_device, default="cuda" if torch.cuda.is_available() else "cpu", help="(default: %(default)s)")
@@ -92,6 +94,8 @@ def main() -> None:
         benchmark_text(args.architecture, args.runs, args.device)
     elif args.benchmark == "threads":
         benchmark_threads(args.runs)
+    elif args.benchmark == "students":
+        benchmark_students(tuple(args.size), args.batch_size or 2, args.precision, args.device, args.runs)
     elif args.benchmark == "training":
         options = (args.compile, args.ingredients, args.device, args.runs)
         benchmark_training(args.experiment, args.batch_size or 2, args.precision, *options)
