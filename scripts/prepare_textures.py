@@ -21,8 +21,9 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=400, help="training images (default: %(default)s)")
     parser.add_argument("--val", type=int, default=100, help="validation images (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the drawing (default: %(default)s)")
+    parser.add_argument("--scale", type=int, default=1, help="factor on the sides of the images, such as 2 (default: %(default)s)")
     args = parser.parse_args()
-    counts = write_textures(args.root, read_classes("textures").colours, args.train, args.val, args.seed)
+    counts = write_textures(args.root, read_classes("textures").colours, args.train, args.val, args.seed, args.scale)
     print(f"{args.root}: " + ", ".join(f"{count} {split} images" for split, count in counts.items()))
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from maskclip import Vocabulary
+from maskclip import InputError, Vocabulary
 from maskclip.evaluation.scores import iou_of
 from maskclip.files import CHECKOUT
 from maskclip.images.reading import read_image, read_mask
@@ -99,6 +99,15 @@ def test_the_data_set_on_disk(tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.png")}
     write_textures(tmp_path, palette, train=3, val=2, seed=7)
     assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_scale_multiplies_the_sides_of_images(tmp_path: Path) -> None:
+    for scale in (1, 2):
+        write_textures(tmp_path / str(scale), [(0, 0, 0)] * len(CLASSES), train=1, val=1, scale=scale)
+    small, large = (read_image(tmp_path / str(scale) / "JPEGImages" / "val_00000.jpg") for scale in (1, 2))
+    assert large.shape[:2] == (2 * small.shape[0], 2 * small.shape[1])
+    with pytest.raises(InputError, match="scale=0: give a whole number"):
+        write_textures(tmp_path, [], scale=0)
 
 
 def test_prepare_script(tmp_path: Path, compose_cfg: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch) -> None:
