@@ -17,6 +17,7 @@ from maskclip.functional import (
     cosine_logits,
     cutmix,
     key_smoothing,
+    mean_cosine,
     mean_over_pixels,
     prompt_denoising,
     pseudo_labels,
@@ -183,6 +184,12 @@ def test_upsampling_crops_the_padding() -> None:
     assert result.shape == (1, 1, 13, 27)
     expected = ((torch.arange(27) + 0.5) / 8 - 0.5).clamp(0, 3)  # pixel centres, in cells
     torch.testing.assert_close(result[0, 0, 5], expected)
+
+
+def test_mean_cosine_by_hand() -> None:
+    features = torch.tensor([[3.0, 0.0], [4.0, 2.0]]).view(1, 2, 1, 2)  # (3, 4) and (0, 2)
+    targets = torch.tensor([[1.0, 1.0], [0.0, 0.0]]).view(1, 2, 1, 2)  # (1, 0) twice
+    assert mean_cosine(features, targets).item() == pytest.approx((0.6 + 0.0) / 2)
 
 
 def test_position_embedding_keeps_native_grid_and_class_token() -> None:

@@ -200,6 +200,14 @@ def distillation(features: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     return ((features - target).abs().mean(dim=1, keepdim=True) * counts).sum() / counts.sum().clamp(min=1)
 
 
+def mean_cosine(features: Tensor, targets: Tensor) -> Tensor:
+    """Mean over images and positions (a scalar) of the cosine of two feature maps (B, D, h, w) (not in the paper).
+
+    mean_i cos(f_i, g_i)
+    """
+    return F.cosine_similarity(features, targets, dim=1).mean()
+
+
 def resample_position_embedding(
     embedding: Tensor, native: tuple[int, int], grid: tuple[int, int], first: int = 1, antialias: bool = False
 ) -> Tensor:

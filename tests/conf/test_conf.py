@@ -77,6 +77,8 @@ def check_targets(node: Any, overrides: list[str], path: str = "") -> None:
 def check_nested(cfg: DictConfig) -> None:
     """Augmentation and student are plain mappings, whose keys other functions read."""
     assert set(cfg.data.augmentation) <= set(inspect.signature(TrainTransform).parameters)
+    if "student" not in cfg.task:
+        return
     arch = cfg.student.arch
     network = set(OPTIONS.get(arch) or inspect.signature(smp.MODEL_ARCHITECTURES_MAPPING[arch]).parameters)
     assert set(cfg.task.student) == set(cfg.student) <= set(inspect.signature(Student).parameters) | network

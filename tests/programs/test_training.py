@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from maskclip import MaskCLIP
 from maskclip.data.datamodule import SegmentationData
 from maskclip.models.recomputing import Recomputing
-from maskclip.programs import training
+from maskclip.programs import fitting, training
 from maskclip.programs.config import words_of
 
 
@@ -27,14 +27,14 @@ def test_without_masks_only_training_images_are_listed(
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "a.jpg").write_bytes(b"")
     listed: list[str] = []
-    real, dataset = training.build, SegmentationData.dataset
+    real, dataset = fitting.build, SegmentationData.dataset
 
     def build(node: DictConfig, **options: object) -> object:
         if "data" not in node._target_:
             raise TeacherReachedError
         return real(node, **options)
 
-    monkeypatch.setattr(training, "build", build)
+    monkeypatch.setattr(fitting, "build", build)
     monkeypatch.setattr(SegmentationData, "dataset", lambda self, split: listed.append(split) or dataset(self, split))
     where = [f"data.root={tmp_path}", "data.labels=none", f"data.images={images}"]
     cfg = compose_cfg("train", "data=folder", "model@teacher=maskclip_textures", "classes.names=[cat]", *where)

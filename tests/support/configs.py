@@ -36,6 +36,7 @@ def required(*overrides: str) -> list[str]:
         "model@teacher=student": ["teacher.checkpoint=x.ckpt"],
         "data=folder": ["data.root=photos"],
         "experiment=folder": ["data.root=photos"],
+        "experiment=any_resolution": ["data.root=photos"],
         "student=smp": ["student.arch=segformer", "student.encoder=mit_b0"],
     }
     return [*overrides, *(key for override in overrides for key in keys.get(override, []))]

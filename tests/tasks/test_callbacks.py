@@ -18,7 +18,7 @@ from support.training import make_data, make_task, make_trainer
 
 from maskclip import MaskCLIP
 from maskclip.images.drawing import overlay
-from maskclip.programs.training import training_cost
+from maskclip.programs.fitting import training_cost
 from maskclip.tasks.callbacks import CELL, Pace, StepProgressBar, TrainingImages, peak_memory, true_labels
 
 

@@ -78,9 +78,10 @@ class CoCaPool(Pool):
 class ViTAdapter(nn.Module, ABC):
     """A ViT as patch embedding, blocks, optional attention pooling, and projection into the text space.
 
-    `prefix` is the number P of class and register tokens.
+    `tower` is the image tower of open_clip, `prefix` the number P of class and register tokens.
     """
 
+    tower: Any
     patch_size: Size
     prefix: int
     pool: Pool | None = None

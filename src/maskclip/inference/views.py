@@ -16,10 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskclip.clip.dense import DenseCLIP
 from maskclip.errors import InputError
 from maskclip.functional import resize
 from maskclip.inference.kernels import forward_in
 from maskclip.inference.labels import Features
+from maskclip.inference.precision import full_precision
 from maskclip.inference.protocol import Protocol, Size
 from maskclip.inference.resampling import resample, window_starts, windows
 from maskclip.inference.segmenter import Segmenter
@@ -111,6 +113,27 @@ def features_of_scaled_image(model: Segmenter, image: Tensor, protocol: Protocol
     return _features(model, features[0], size)
 
 
+@torch.no_grad()
+def window_features(clip: DenseCLIP, images: Tensor, window: int, stride: int, grid: Size, batch_size: int = 64) -> Tensor:
+    """Features (B, D, h, w) of images (B, 3, H, W) in 0..1 as sliding windows see them, resampled to a `grid` (h, w).
+
+    Each pixel has the mean of the unit features of the windows that contain it. Its cosines with text embeddings are
+    therefore, up to a factor, the mean logits of the windows, as in `predict`. The grid covers exactly the image.
+    """
+    height, width = images.shape[-2:]
+    starts = (window_starts(height, window, stride), window_starts(width, window, stride))
+    view = View(0, (height, width), False, (min(window, height), min(window, width)), starts)
+    corners, step, maps = view.corners, max(1, batch_size // len(images)), []
+    for first in range(0, len(corners), step):
+        pixels = [images[..., y : y + view.window[0], x : x + view.window[1]] for y, x in corners[first : first + step]]
+        maps.append(F.normalize(clip(torch.cat(pixels))[0].float(), dim=1))
+    features = torch.cat(maps).unflatten(0, (len(starts[0]), len(starts[1]), len(images)))  # U x V x B x D x h x w
+    board = features.permute(2, 3, 0, 4, 1, 5).flatten(4).flatten(2, 3)  # B x D x Uh x Vw
+    rows, columns = _linear_maps(clip, view, (features.shape[4], features.shape[5]))
+    with full_precision(images.device):
+        return resample(rows, grid[0]).to(board) @ board @ resample(columns, grid[1]).to(board).T
+
+
 def _views(index: int, image: Tensor, protocol: Protocol) -> list[View]:
     """The views of image number `index`. Raises `InputError` for tensors that are not images."""
     if image.dim() != 3 or image.shape[0] != 3 or not image.numel():
@@ -160,9 +183,14 @@ def _features(model: Segmenter, features: Tensor, input_size: Size) -> Features:
 
 def _stitched(model: Segmenter, view: View, logits: Sequence[Tensor], size: Size) -> CoarseLogits:
     """The coarse logits of a view for an image of this size, from the logits (C, h, w) of each of its windows."""
-    grid, covered = logits[0].shape[1:], model.covered_size(*view.window)
-    rows, columns = (windows(grid[axis], covered[axis], view.window[axis], view.starts[axis], view.input_size[axis]) for axis in (0, 1))
-    columns = columns.flip(0) if view.mirrored else columns
+    rows, columns = _linear_maps(model, view, (logits[0].shape[1], logits[0].shape[2]))
     across = torch.stack(list(logits)).unflatten(0, (len(view.starts[0]), len(view.starts[1])))  # U x V x C x h x w
     board = across.permute(0, 3, 2, 1, 4).flatten(0, 1).flatten(2)  # Uh x C x Vw
     return CoarseLogits(board, resample(rows, size[0]).to(board), resample(columns, size[1]).to(board))
+
+
+def _linear_maps(model: Segmenter | DenseCLIP, view: View, grid: Size) -> tuple[Tensor, Tensor]:
+    """The linear maps (H, Uh) and (W, Vw) from the grids (h, w) of U x V windows, side by side, to the pixels of a view."""
+    covered = model.covered_size(*view.window)
+    rows, columns = (windows(grid[axis], covered[axis], view.window[axis], view.starts[axis], view.input_size[axis]) for axis in (0, 1))
+    return rows, columns.flip(0) if view.mirrored else columns

@@ -78,6 +78,7 @@ class RunFolder(Callback):
 def be_quiet() -> None:
     """Hide messages of libraries that do not concern the user."""
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # frozen towers stay in eval mode
     warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)`.*")
     warnings.filterwarnings("ignore", message=".*(is not empty. Previous log files|Total length of `(list|DataLoader)`).*")
     logging.getLogger().setLevel(logging.WARNING)

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities import rank_zero_only
 
 from maskclip.errors import InputError, changed_keys, changes
 from maskclip.files import check_readable, write_json
 from maskclip.inference.protocol import Protocol
-from maskclip.tasks.maskclip_plus import MaskCLIPPlus
 from maskclip.tasks.optimisation import steps_of
 
 IMAGES = "train_images.json"
@@ -45,7 +45,7 @@ def write_image_list(folder: Path, names: Sequence[str]) -> None:
     write_json(folder / IMAGES, list(names))
 
 
-def check_resumable(task: MaskCLIPPlus, checkpoint: str, names: Sequence[str] = ()) -> None:
+def check_resumable(task: LightningModule, checkpoint: str, names: Sequence[str] = ()) -> None:
     """Raise `InputError` if the checkpoint was trained with other settings or other training images than `names`.
 
     `trainer.max_steps` may be larger than before; the effect on the schedule is printed.
@@ -77,16 +77,16 @@ def _flat(hparams: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a task by their config keys."""
     run = {"name" if key == "data" else key: value for key, value in (hparams["run"] or {}).items() if key not in ("max_steps", "images")}
     teacher, augmentation, pseudo = (run.pop(key, {}) for key in ("teacher", "augmentation", "pseudo_labels"))
-    adamw = hparams["optimizer"] == "adamw"
+    adamw = hparams.get("optimizer") == "adamw"
     groups: dict[str, Mapping[str, Any]] = {
         "task": {key: value for key, value in hparams.items() if key not in NOT_TASK and not (key == "momentum" and adamw)},
-        "classes": hparams["classes"],
-        "student": hparams["student"],
-        "protocol": Protocol(**hparams["protocol"]).settings,
-        "data": {"labels": hparams["labels"], **run},
+        "classes": hparams.get("classes", {}),
+        "student": hparams.get("student", {}),
+        "protocol": Protocol(**hparams["protocol"]).settings if "protocol" in hparams else {},
+        "data": {"labels": hparams.get("labels"), **run},
         "data.augmentation": augmentation,
         "pseudo_labels": pseudo,
-        "teacher": {"embedding_dim": hparams["embedding_dim"], **teacher},
+        "teacher": {"embedding_dim": hparams.get("embedding_dim"), **teacher},
     }
     return {f"{group}.{key}": value for group, values in groups.items() for key, value in values.items()}
 
@@ -120,11 +120,21 @@ def _check_length(before: Mapping[str, Any], now: Mapping[str, Any], step: int) 
     """Raise `InputError` if a run would be shortened, or extended so that the phase of a finished step would change."""
     old, new = ((hparams["run"] or {}).get("max_steps") for hparams in (before, now))
     if old is None or new is None or old == new:
-        if before["guided"] != now["guided"]:
+        if before.get("guided") != now.get("guided"):
             raise InputError(f"task.guided was {before['guided']}, is {now['guided']}: resume with the value of the run")
         return
     if new < old:
         raise InputError(f"trainer.max_steps was {old}, is {new}: a resumed run can be extended but not shortened")
+    if "guided" in now:
+        _check_phases(before, now, step, old, new)
+    rank_zero_only(print)(
+        f"Resuming at step {step} with trainer.max_steps={new} (was {old}): the learning rate follows the schedule of {new} steps "
+        "from here on, and is higher than at the end of the shorter run."
+    )
+
+
+def _check_phases(before: Mapping[str, Any], now: Mapping[str, Any], step: int, old: int, new: int) -> None:
+    """Raise `InputError` if the phase of one of the first `step` steps differs between runs of `old` and of `new` steps."""
     guided, guided_now = steps_of(before["guided"], old), steps_of(now["guided"], new)
     same = guided == guided_now or (before["guided"] == now["guided"] and min(guided, step) == min(guided_now, step))
     if not same and now["labels"] != "all":
@@ -132,7 +142,3 @@ def _check_length(before: Mapping[str, Any], now: Mapping[str, Any], step: int) 
             f"with trainer.max_steps={new} and task.guided={now['guided']} the teacher would label {guided_now} steps instead of {guided}, "
             f"but {step} steps are already trained: use task.guided={guided}"
         )
-    rank_zero_only(print)(
-        f"Resuming at step {step} with trainer.max_steps={new} (was {old}): the learning rate follows the schedule of {new} steps "
-        "from here on, and is higher than at the end of the shorter run."
-    )

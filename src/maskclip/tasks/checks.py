@@ -1,11 +1,25 @@
-"""Valid settings of the MaskCLIP+ task, as a table of key, predicate and expected value."""
+"""Valid settings of the tasks, as tables of key, predicate and expected value."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from maskclip.errors import BOOLEAN, Check, check_settings, is_count, is_number, is_probability, one_of, optional, require
+from torch import Tensor
+
+from maskclip.errors import (
+    BOOLEAN,
+    COUNT,
+    Check,
+    InputError,
+    check_settings,
+    is_count,
+    is_number,
+    is_probability,
+    one_of,
+    optional,
+    require,
+)
 
 
 def is_part(value: Any) -> bool:
@@ -57,3 +71,40 @@ def check_task(settings: Mapping[str, Any]) -> None:
         for key, off in TEACHER_DEFAULTS.items():
             value = "null" if off is None else str(off).lower()
             require(settings[key] == off, f"task.{key}", settings[key], f"{value}: with {reason} the teacher labels nothing")
+
+
+def check_finite(loss: Tensor, step: int) -> None:
+    """Raise `InputError` for a loss that is infinite or NaN."""
+    if not loss.isfinite():
+        raise InputError(
+            f"the loss is {loss.item()} at step {step}: try a smaller task.lr, trainer.gradient_clip_val=1 or "
+            "trainer.precision=32-true; the last checkpoint is from an earlier step"
+        )
+
+
+def is_size_range(value: Any) -> bool:
+    """Whether a value is a list of two sides in pixels, the smaller one first."""
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(is_count(side) for side in value) and value[0] <= value[1]
+
+
+ANY_RESOLUTION: dict[str, Check] = {
+    "window": (optional(is_count), "pixels, at least 1, or null for the size that the tower was trained on"),
+    "stride": (optional(is_count), "pixels, at least 1, or null for half a window"),
+    "blocks": COUNT,
+    "sizes": (is_size_range, "the smallest and the largest side in pixels, such as [224,672]"),
+    "lr": TASK["lr"],
+}
+
+
+def check_any_resolution(settings: Mapping[str, Any]) -> None:
+    """Raise `InputError` for invalid settings of the task that distils windows into one forward pass."""
+    check_settings(settings, ANY_RESOLUTION, "task.")
+
+
+def check_windows(window: int, stride: int, sizes: Sequence[int], patch: tuple[int, int]) -> None:
+    """Raise `InputError` if windows leave gaps or are as large as every crop, or if no size is a multiple of the patch."""
+    require(stride <= window, "task.stride", stride, f"at most task.window={window}: windows would leave gaps")
+    least, most = sizes
+    require(window < most, "task.sizes", list(sizes), f"a largest side above task.window={window}: one window would show every crop")
+    fits = all(-(-least // side) <= most // side for side in patch)
+    require(fits, "task.sizes", list(sizes), f"a range that contains a multiple of the patch, {max(patch)} pixels")

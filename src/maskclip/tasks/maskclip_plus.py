@@ -23,7 +23,7 @@ from maskclip.inference.upsampled import upsampled_cross_entropy, upsampled_max
 from maskclip.models.maskclip import MaskCLIP
 from maskclip.models.student import Student
 from maskclip.tasks.averaging import averaged
-from maskclip.tasks.checks import check_task
+from maskclip.tasks.checks import check_finite, check_task
 from maskclip.tasks.optimisation import build_optimizer, steps_of
 
 
@@ -158,7 +158,7 @@ class MaskCLIPPlus(pl.LightningModule):
         loss = self.loss(logits, labels)
         if self.hparams["distillation"] and self.is_guided:
             loss = loss + self.hparams["distillation"] * self.distil(features, image, mask == UNLABELLED)
-        self._check_finite(loss)
+        check_finite(loss, self.global_step)
         if "truth" in learned:
             self.update_quality(learned["truth"], mask, labels, logits.detach())
         pseudo_labelled = (mask == UNLABELLED) & (labels != self.student.vocabulary.ignore_index)
@@ -188,13 +188,6 @@ class MaskCLIPPlus(pl.LightningModule):
             boxes = random_boxes(len(mask), size, self.hparams["cutmix"], np.random.default_rng(key))
             learned = {name: cutmix(maps, boxes) for name, maps in learned.items()}
         return learned
-
-    def _check_finite(self, loss: Tensor) -> None:
-        if not torch.isfinite(loss):
-            raise InputError(
-                f"the loss is {loss.item()} at step {self.global_step}: try a smaller task.lr, trainer.gradient_clip_val=1 or "
-                "trainer.precision=32-true; the last checkpoint is from an earlier step"
-            )
 
     def update_quality(self, truth: Tensor, mask: Tensor, labels: Tensor, logits: Tensor) -> None:
         """Count, for the log, the pseudo labels in use and those that the student would make, against the truth (B, H, W)."""
