@@ -40,6 +40,11 @@ SMALL_DEEPLAB = {
         *("student.decoder_channels=16", "student.decoder_atrous_rates=[2,4,6]"),
     ],
 }
+SMALL_TOWER = [
+    *("teacher.architecture=maskclip-tiny", "teacher.pretrained=textures", "data.batch_size=2", "data.augmentation.crop=64"),
+    *("task.window=32", "task.stride=16", "task.sizes=[48,64]", "task.blocks=1"),
+    *("trainer.val_check_interval=2", "callbacks.last.every_n_train_steps=1"),
+]
 
 repeatable: list[tuple[str, list[str]]] = []  # evaluations and sweeps that have been run: pages share some, and none uses their files
 
@@ -80,7 +85,8 @@ def extra_overrides(command: Command, cfg: DictConfig) -> list[str]:
     extra += ["protocol.short_side=112"] if (OmegaConf.select(cfg, "protocol.short_side") or 0) > 112 else []
     if "student" in cfg:
         longer = any(word.startswith("trainer.max_steps=") for word in command.arguments)
-        extra += [*SMALL_STUDENT, f"trainer.max_steps={4 if longer else 2}", *SMALL_DEEPLAB.get(cfg.student.arch, [])]
+        extra += [f"trainer.max_steps={4 if longer else 2}"]
+        extra += [*SMALL_STUDENT, *SMALL_DEEPLAB.get(cfg.student.arch, [])] if "student" in cfg.task else SMALL_TOWER
     return extra
 
 
