@@ -50,7 +50,7 @@ def test_memory_layout_and_recomputing_of_the_student(
     options = [f"data.root={textures_root}", f"channels_last={on}", f"recompute={on}"]
     cfg = compose_cfg("train", "experiment=textures_annotation_free", *options)
     data = training.build_data(cfg, tiny.vocabulary)
-    network = training.build_task(cfg, words_of(cfg), data, ["a"], tiny).student.network
+    network = training.build_task(cfg, words_of(cfg), data, tiny).student.network
     weights = [m.weight for m in network.modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size == (3, 3)]
     assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights if weight.shape[1] > 1) == on
     assert any(isinstance(module, Recomputing) for module in network.modules()) == on

@@ -11,12 +11,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskclip.clip.dense import DenseCLIP
 from maskclip.errors import InputError
 from maskclip.functional import resize
 from maskclip.inference.kernels import forward_in
@@ -26,6 +26,9 @@ from maskclip.inference.protocol import Protocol, Size
 from maskclip.inference.resampling import resample, window_starts, windows
 from maskclip.inference.segmenter import Segmenter
 from maskclip.inference.tiles import CoarseLogits
+
+if TYPE_CHECKING:  # students are used without open_clip
+    from maskclip.clip.dense import DenseCLIP
 
 logger = logging.getLogger(__name__)
 
