@@ -27,7 +27,7 @@ from maskclip.programs.config import build, plain, words_of
 from maskclip.programs.devices import launch
 from maskclip.segmenting.inputs import BROKEN, InputImage, find_inputs, with_pages, write_broken
 from maskclip.segmenting.outputs import Outputs
-from maskclip.segmenting.resuming import prepare
+from maskclip.segmenting.resuming import ANOTHER_OUTPUT, prepare
 from maskclip.segmenting.running import Segmentation
 from maskclip.segmenting.sharing import segment_share
 from maskclip.vocabulary import Vocabulary
@@ -120,10 +120,12 @@ def settings_of(cfg: DictConfig, model: MaskCLIP | Student, protocol: Protocol, 
     }
 
 
-def list_todo(outputs: Outputs, images: list[InputImage], settings: dict[str, Any], overwrite: bool) -> list[InputImage]:
+def list_todo(
+    outputs: Outputs, images: list[InputImage], settings: dict[str, Any], overwrite: bool, remedy: str = ANOTHER_OUTPUT
+) -> list[InputImage]:
     """The images without up-to-date outputs; makes the output folder ready, see `prepare`."""
     with printed_if_slow(f"{len(images)} images; checking which are finished in {outputs.folder}"):
-        todo = prepare(outputs, images, settings, overwrite)
+        todo = prepare(outputs, images, settings, overwrite, remedy)
     if len(todo) < len(images):
         print(f"skipping {len(images) - len(todo)} of {len(images)} images, which are finished", flush=True)
     return todo

@@ -77,7 +77,8 @@ def train_student(cfg: DictConfig, output: Path) -> tuple[Card | None, Student]:
 def list_unlabelled(cfg: DictConfig, teacher: MaskCLIP, outputs: Outputs, images: list[InputImage]) -> list[InputImage]:
     """The images that the teacher has not labelled yet under the protocol of `pseudo_labels`; makes the folder of labels ready."""
     settings = settings_of(cfg.teacher, teacher, build(cfg.pseudo_labels.protocol), outputs)
-    return list_todo(outputs, images, settings | {"data.labels": cfg.data.labels}, overwrite=False)
+    settings["data.labels"] = cfg.data.labels
+    return list_todo(outputs, images, settings, overwrite=False, remedy="use another folder (pseudo_labels.folder), or delete this one")
 
 
 def build_task(cfg: DictConfig, words: Card, data: SegmentationData, teacher: MaskCLIP) -> MaskCLIPPlus:

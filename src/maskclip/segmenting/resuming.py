@@ -20,6 +20,9 @@ FORMAT = 2
 SOURCES = "sources.jsonl"
 """One line per image, [name, path, size in bytes, time of the last change in ns]. The last line of a name counts."""
 
+ANOTHER_OUTPUT = "use another output, or overwrite=true to start over"
+"""The remedy for a folder with outputs of other settings."""
+
 
 class Source(NamedTuple):
     """The image file that outputs were made from."""
@@ -34,13 +37,15 @@ class Source(NamedTuple):
         return unchanged and (self.path == other.path or not os.path.exists(self.path))  # noqa: PTH110
 
 
-def prepare(outputs: Outputs, images: Sequence[InputImage], settings: Mapping[str, Any], overwrite: bool = False) -> list[InputImage]:
+def prepare(
+    outputs: Outputs, images: Sequence[InputImage], settings: Mapping[str, Any], overwrite: bool = False, remedy: str = ANOTHER_OUTPUT
+) -> list[InputImage]:
     """Prepare the output folder; returns the `images` that are not finished, in order.
 
     Removes partial files of killed runs and the outputs of images that have changed. Writes the legend, segment.json with
     the `settings` that outputs depend on, and sources.jsonl with the source of each output. These records are written before
     the outputs, so that a kill never leaves outputs with wrong records. `overwrite` first removes the outputs of all earlier
-    runs. Raises `InputError` if the folder has outputs of other settings, of other images or of another program.
+    runs. Raises `InputError` if the folder has outputs of other settings, with `remedy`, of other images or of another program.
     """
     folder, recorded = outputs.folder, json.loads(json.dumps(settings))  # tuples become lists, as in the record of an earlier run
     record = _open(folder)
@@ -49,7 +54,7 @@ def prepare(outputs: Outputs, images: Sequence[InputImage], settings: Mapping[st
         record = None
     remove_stale(folder)
     if record is not None:
-        _check_settings(folder, record, recorded)
+        _check_settings(folder, record, recorded, remedy)
         recorded["top"] = recorded.get("top") or record["settings"].get("top")
     recorded_sources = _read_sources(folder / SOURCES)
     sources = {image.name: _source(image) for image in images}
@@ -103,8 +108,8 @@ def _read(path: Path) -> dict[str, Any] | None:
         ) from cause
 
 
-def _check_settings(folder: Path, record: dict[str, Any], now: dict[str, Any]) -> None:
-    remedy, before = "use another output, or overwrite=true to start over", record["settings"]
+def _check_settings(folder: Path, record: dict[str, Any], now: dict[str, Any], remedy: str) -> None:
+    before = record["settings"]
     if record["format"] != FORMAT:
         raise InputError(f"{folder} has outputs of another version of this program with other file names: {remedy}")
     if before is None:
