@@ -35,8 +35,7 @@ class SegmentationData(pl.LightningDataModule):
     in the released code: only which pixels are ignored), "seen" (zero-shot: all but the unseen classes) or "all". `truth` adds
     the hidden labels to each training sample, for logging only. `corrected`: a folder of masks that people have corrected;
     training images with a mask there count as labelled, see `LabelFolder`. `augmentation`: the arguments of `TrainTransform` except
-    `seed` and `ignore_index`. `strong_view`: those of `StrongView` except `seed`; None adds no strong view. `batch_size`:
-    images per step in all processes together.
+    `seed` and `ignore_index`. `batch_size`: images per step in all processes together.
 
     Evaluation: batches are lists of `eval_batch_size` images, each at its own size. `corruption` and `severity` (1 to 5) apply to
     evaluation only.
@@ -59,7 +58,6 @@ class SegmentationData(pl.LightningDataModule):
         truth: bool = True,
         corrected: str | None = None,
         augmentation: Mapping[str, Any] | None = None,
-        strong_view: Mapping[str, Any] | None = None,
         corruption: str | None = None,
         severity: int = 1,
         skip_broken: bool = False,
@@ -110,7 +108,6 @@ class SegmentationData(pl.LightningDataModule):
         self.corrected = None if corrected is None else LabelFolder(corrected, self.vocabulary, "data.corrected")
         self.pseudo: LabelFolder | None = None
         self.augmentation = dict(augmentation or {})
-        self.strong_view = None if strong_view is None else dict(strong_view)
         self.batch_size, self.eval_batch_size, self.num_workers, self.seed = batch_size, eval_batch_size, num_workers, seed
 
     def _hidden(self, labels: str) -> Sequence[int] | str:
@@ -193,7 +190,7 @@ class SegmentationData(pl.LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        from maskclip.data.transforms import StrongView, TrainTransform  # albumentations takes a second to import
+        from maskclip.data.transforms import TrainTransform  # albumentations takes a second to import
 
         rank, world = self._processes
         accumulate = self.trainer.accumulate_grad_batches if self.trainer else 1
@@ -206,9 +203,8 @@ class SegmentationData(pl.LightningDataModule):
         if each < 2:
             raise InputError(f"data.batch_size={self.batch_size} is one image per forward pass, and BatchNorm needs two")
         transform = TrainTransform(**self.augmentation, ignore_index=self.vocabulary.ignore_index, seed=self.seed)
-        strong_view = None if self.strong_view is None else StrongView(**self.strong_view, seed=self.seed)
         options: dict[str, Any] = {"hide": self.hide, "truth": self.truth, "pseudo": self.pseudo, "corrected": self.corrected}
-        data = self.readable("train").with_options(transform=transform, strong_view=strong_view, **options)
+        data = self.readable("train").with_options(transform=transform, **options)
         draws = NumberedDraws(data, self.seed, each, rank, world, start=self._drawn)
         return self._loader(data, sampler=draws, batch_size=each)
 

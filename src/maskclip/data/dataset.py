@@ -33,8 +33,7 @@ class Sample(TypedDict):
 
     In the mask, 255 is ignored (65535 with more than 254 classes) and -1 is unlabelled. If requested, `truth` (H, W) int64 has
     the labels of the unlabelled pixels and ignores all others: it measures pseudo labels and is not for training. `pseudo`
-    (H, W) int64 has stored pseudo labels, `strong` (3, H, W) uint8 is the strong view of the image. `corrected` (a boolean
-    scalar) is whether the mask is that of a corrected image.
+    (H, W) int64 has stored pseudo labels. `corrected` (a boolean scalar) is whether the mask is that of a corrected image.
     """
 
     image: Tensor
@@ -42,7 +41,6 @@ class Sample(TypedDict):
     name: str
     truth: NotRequired[Tensor]
     pseudo: NotRequired[Tensor]
-    strong: NotRequired[Tensor]
     corrected: NotRequired[Tensor]
 
 
@@ -64,7 +62,6 @@ class SegmentationDataset(Listing, Dataset[Sample]):
 
     Images: `exif` applies the EXIF orientation of each image and mask, for masks that match the images as displayed. Without
     it, masks match the stored pixels. `corruption`, `severity`, `seed`: see `corrupt`. `transform`: augmentation.
-    `strong_view` changes the colours of an augmented image, and the result is added to the sample.
 
     Raises `InputError` for missing files, and when an item is read, for files that cannot be decoded and values without a class.
     """
@@ -90,13 +87,12 @@ class SegmentationDataset(Listing, Dataset[Sample]):
         class_names: Sequence[str] | None = None,
         pseudo: LabelFolder | None = None,
         corrected: LabelFolder | None = None,
-        strong_view: Callable[[np.ndarray, int], np.ndarray] | None = None,
     ) -> None:
         self.num_classes, self.exif = num_classes, exif
         self.values = MaskValues(class_names or [f"class {index}" for index in range(num_classes)], reduce_zero_label, ignore)
         self.ignore_index, self.dtype = self.values.ignore_index, self.values.dtype
         super().__init__(root, images, masks, split, split_prefix, source)
-        self._set_options(hide, truth, transform, corruption, severity, seed, pseudo, corrected, strong_view)
+        self._set_options(hide, truth, transform, corruption, severity, seed, pseudo, corrected)
 
     def _set_options(
         self,
@@ -108,13 +104,12 @@ class SegmentationDataset(Listing, Dataset[Sample]):
         seed: int = 0,
         pseudo: LabelFolder | None = None,
         corrected: LabelFolder | None = None,
-        strong_view: Callable[[np.ndarray, int], np.ndarray] | None = None,
     ) -> None:
         if corruption is not None or severity not in range(1, 6):
             corrupt(np.zeros((8, 8, 3), np.uint8), corruption or "jpeg_compression", severity, "")  # raises for invalid options
         if isinstance(hide, str) and hide not in ("all", "valid"):
             raise InputError(f"hide={hide!r}: give class indices, 'all' or 'valid'")
-        self.hide, self.transform, self.strong_view = hide, transform, strong_view
+        self.hide, self.transform = hide, transform
         self.truth = truth and self.masks is not None and len(hide) > 0
         self.corruption, self.severity, self.seed = corruption, severity, seed
         self.pseudo, self.pseudo_maps = pseudo, self._label_maps(pseudo)
@@ -159,7 +154,7 @@ class SegmentationDataset(Listing, Dataset[Sample]):
         maps = dict(zip(layers, torch.from_numpy(np.atleast_3d(masks).transpose(2, 0, 1).astype(np.int64)), strict=True))
         labels = maps["mask"]
         sample: Sample = {
-            "image": _tensor(image),
+            "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
             "mask": labels.masked_fill(labels == self.hidden, UNLABELLED),
             "name": name,
         }
@@ -167,8 +162,6 @@ class SegmentationDataset(Listing, Dataset[Sample]):
             sample["truth"] = maps["truth"].masked_fill(labels != self.hidden, self.ignore_index)
         if "pseudo" in maps:
             sample["pseudo"] = maps["pseudo"]
-        if self.strong_view is not None:
-            sample["strong"] = _tensor(self.strong_view(image, number))
         if self.corrected is not None:
             sample["corrected"] = torch.tensor(name in self.corrected_maps)
         return sample
@@ -243,8 +236,3 @@ class SegmentationDataset(Listing, Dataset[Sample]):
             f"{mask} has labels {list(unknown)}, but there are {self.num_classes} classes (values "
             f"{first}..{last}; {self.values.ignored_text} ignored). {self.values.advice(all_unknown, present)}"
         )
-
-
-def _tensor(image: np.ndarray) -> Tensor:
-    """The image (H, W, 3) as a tensor (3, H, W)."""
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

@@ -189,29 +189,3 @@ class TrainTransform:
         self.steps.set_random_seed(augmentation_seed(self.seed, number))
         result = self.steps(image=image, mask=mask)
         return result["image"], result["mask"]
-
-
-class StrongView:
-    """Random colours and blur for an augmented image, a function of `seed` and the number of the draw.
-
-    `colour`: largest relative change of brightness, contrast and saturation. `hue`: largest change as a share of the colour
-    circle. `grey`, `blur`: probabilities of a grey image and of a Gaussian blur. Colours are changed with probability 0.8.
-    These are the transforms and defaults of the strong views of UniMatch V2 (Yang et al., TPAMI 2025).
-    """
-
-    def __init__(self, colour: float = 0.5, hue: float = 0.25, grey: float = 0.2, blur: float = 0.5, seed: int = 0) -> None:
-        for key, value, most in (("colour", colour, 1), ("hue", hue, 0.5), ("grey", grey, 1), ("blur", blur, 1)):
-            require(is_number(value) and 0 <= value <= most, f"data.strong_view.{key}", value, f"a number from 0 to {most}")
-        change = (1 - colour, 1 + colour)
-        steps: list[A.BasicTransform] = [
-            A.ColorJitter(brightness=change, contrast=change, saturation=change, hue=(-hue, hue), p=0.8),
-            A.ToGray(p=grey),
-            A.GaussianBlur(blur_limit=0, sigma_limit=(0.1, 2.0), p=blur),
-        ]
-        self.steps = A.Compose(steps)
-        self.seed = seed
-
-    def __call__(self, image: np.ndarray, number: int) -> np.ndarray:
-        """The image (H, W, 3) uint8 with other colours. Equal numbers give equal results in every process."""
-        self.steps.set_random_seed(augmentation_seed(self.seed, number) ^ 1)  # another stream than that of `TrainTransform`
-        return self.steps(image=image)["image"]

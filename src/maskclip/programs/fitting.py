@@ -73,7 +73,6 @@ def run_settings(cfg: DictConfig, data: SegmentationData, teacher: MaskCLIP) -> 
     return {
         "data": data.name,
         "augmentation": data.augmentation,
-        "strong_view": data.strong_view,
         "corrected_images": data.corrected_images,
         "batch_size": data.batch_size,
         "seed": data.seed,

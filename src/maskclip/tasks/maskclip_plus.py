@@ -169,13 +169,13 @@ class MaskCLIPPlus(pl.LightningModule):
     def examples(self, batch: Sample, batch_index: int) -> dict[str, Tensor]:
         """What the student learns from: `image` (B, 3, H, W) in 0..1, `mask`, `labels` and, if the batch has it, `truth` (B, H, W).
 
-        Pseudo labels are made from the plain view. The student learns from the strong view, if there is one, and from images that
-        are mixed with CutMix. Without `labels`, pseudo labels are those of the student's own logits, as in the paper's self-training.
+        Images are labelled before they are mixed with CutMix. Without `labels`, pseudo labels are those of the student's own logits,
+        as in the paper's self-training.
         """
         image, mask = batch["image"].float() / 255, batch["mask"]
         if torch.isin(mask, self.unlabelled).any() and not ("corrected" in batch and batch["corrected"].any()):
             raise RuntimeError("the mask has a label of an unlabelled class: the data set leaks ground truth")
-        learned = {"image": batch["strong"].float() / 255 if "strong" in batch else image, "mask": mask}
+        learned = {"image": image, "mask": mask}
         if "truth" in batch:
             learned["truth"] = batch["truth"]
         if not len(self.unlabelled):
