@@ -41,6 +41,7 @@ def test_invalid_values(tiny: MaskCLIP, key: str, values: list[Any], expected: s
     [
         ({"lr": 1e-5}, r"task.min_lr=0.0001: give a number from 0 to task.lr=1e-05"),
         ({"momentum": 0.9, "optimizer": "adamw"}, "task.momentum=0.9: give null: task.optimizer=adamw has no momentum"),
+        ({"cutmix": 0.5, "guided": 0.5}, "task.cutmix=0.5: give 0, or task.guided=1.0"),
         *(
             ({"guided": guided, **option}, "with task.guided=0 the teacher labels nothing")
             for guided in (0, 0.0)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from support.training import make_data, make_task, make_trainer
 
 from maskclip import InputError, MaskCLIP
@@ -96,40 +94,6 @@ def test_images_are_labelled_before_they_are_mixed(tiny: MaskCLIP, textures_root
     shifted_image, shifted_labels = image.roll(-1, 0).movedim(1, -1), plain.roll(-1, 0)
     assert torch.equal(learned["image"].movedim(1, -1)[from_next], shifted_image[from_next])
     assert torch.equal(learned["labels"][from_next], shifted_labels[from_next])
-
-
-def test_the_averaged_student_is_the_mean_of_the_weights(tiny: MaskCLIP, textures_root: Path, tmp_path: Path) -> None:
-    """After n steps: the weights after the first step, and then decay w + (1 - decay) w_n."""
-    weights: list[torch.Tensor] = []
-
-    task, decay = make_task(tiny, "none", average=0.75), 0.75
-    name = "network.head.weight"
-    original: Callable[..., None] = task.on_train_batch_end
-
-    def record(*arguments: object) -> None:
-        weights.append(task.student.get_parameter(name).detach().clone())
-        original(*arguments)
-
-    task.on_train_batch_end = record  # type: ignore[method-assign]
-    make_trainer(tmp_path, 3).fit(task, make_data(textures_root, tiny.vocabulary, "none"))
-    mean = weights[0]
-    for current in weights[1:]:
-        mean = decay * mean + (1 - decay) * current
-    torch.testing.assert_close(task.trained_student.get_parameter(name), mean)
-    assert not torch.equal(mean, weights[-1])
-
-
-def test_the_averaged_student_labels_the_self_training_phase(tiny: MaskCLIP, tmp_path: Path) -> None:
-    task = make_task(tiny, "none", average=0.9, guided=0, own_confidence=0.5)
-    task.trainer = make_trainer(tmp_path, 4)
-    mask, image = torch.full((2, 50, 64), UNLABELLED), torch.rand(2, 3, 50, 64)
-    mask[0, :10] = 255
-    probabilities = F.interpolate(task.trained_student.eval()(image), (64, 64), mode="bilinear")[:, :, :50].softmax(dim=1)
-    best, index = probabilities.max(dim=1)
-    task.hparams["own_confidence"] = best.median().item()
-    labels = task.fill(mask, image)
-    expected = torch.where(mask == UNLABELLED, torch.where(best < best.median(), 255, index), mask)
-    assert (labels == expected).float().mean() > 0.9999 and {255} < set(labels.unique().tolist())
 
 
 def test_crop_labels_prepare_nothing(tiny: MaskCLIP, textures_root: Path) -> None:

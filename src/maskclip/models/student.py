@@ -183,8 +183,7 @@ def load_student(checkpoint: str | Path, classes: Vocabulary | Sequence[str] | N
 
 def _from_checkpoint(path: Path) -> Student:
     content = torch.load(path, map_location="cpu", weights_only=True)
-    settings = content["hyper_parameters"]
-    prefix = "student." if settings.get("average") is None else "average.module."
+    settings, prefix = content["hyper_parameters"], "student."
     state = {name[len(prefix) :]: value for name, value in content["state_dict"].items() if name.startswith(prefix)}
     student = Student(
         settings["classes"], settings["embedding_dim"], provenance=settings["provenance"], **{**settings["student"], "weights": None}

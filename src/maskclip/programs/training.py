@@ -66,7 +66,7 @@ def train_student(cfg: DictConfig, output: Path) -> tuple[Card | None, Student]:
     task = build_task(cfg, words, data, teacher)
     labelling = build(cfg.pseudo_labels).prepare(data, teacher, partial(list_unlabelled, cfg, teacher))
     with fitted(cfg, task, data, output, resume, labelling) as (trainer, logger):
-        student = task.trained_student.eval()
+        student = task.student.eval()
         if data.pattern("masks", data.split) is None:
             return None, student
         card = evaluate_model(cfg, student, data, output, training=training_cost(trainer))

@@ -37,8 +37,6 @@ TASK: dict[str, Check] = {
     "mean_over": one_of("valid", "all"),
     "distillation": NOT_NEGATIVE,
     "cutmix": PROBABILITY,
-    "average": (optional(lambda value: is_number(value) and 0 < value < 1), "a decay between 0 and 1 such as 0.99, or null"),
-    "own_confidence": (optional(is_probability), "a probability from 0 to 1, or null"),
     "optimizer": one_of("sgd", "adamw"),
     "lr": POSITIVE,
     "weight_decay": NOT_NEGATIVE,
@@ -59,13 +57,9 @@ def check_task(settings: Mapping[str, Any]) -> None:
     require(is_number(min_lr) and 0 <= min_lr <= lr, "task.min_lr", min_lr, f"a number from 0 to task.lr={lr}")
     if settings["optimizer"] == "adamw":
         require(momentum is None, "task.momentum", momentum, "null: task.optimizer=adamw has no momentum")
-    if settings["average"] is None:
-        own_confidence, cutmix = settings["own_confidence"], settings["cutmix"]
-        require(own_confidence is None, "task.own_confidence", own_confidence, "null, or set task.average: it labels in self-training")
-        if guided != 1.0 and settings["labels"] != "all":
-            require(
-                cutmix == 0, "task.cutmix", cutmix, "0, or set task.average: in self-training it labels the images before they are mixed"
-            )
+    if guided != 1.0 and settings["labels"] != "all":
+        expected = "0, or task.guided=1.0: in self-training images cannot be labelled before they are mixed"
+        require(settings["cutmix"] == 0, "task.cutmix", settings["cutmix"], expected)
     if guided == 0 or settings["labels"] == "all":
         reason = "task.guided=0" if guided == 0 else "data.labels=all"
         for key, off in TEACHER_DEFAULTS.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -22,7 +22,6 @@ from maskclip.inference.protocol import Protocol
 from maskclip.inference.upsampled import upsampled_cross_entropy, upsampled_max
 from maskclip.models.maskclip import MaskCLIP
 from maskclip.models.student import Student
-from maskclip.tasks.averaging import averaged
 from maskclip.tasks.checks import check_finite, check_task
 from maskclip.tasks.optimisation import build_optimizer, steps_of
 
@@ -47,9 +46,6 @@ class MaskCLIPPlus(pl.LightningModule):
         mean_over: Average the loss over "valid" pixels or, as in the released code, over "all".
         distillation: Weight of the distance to the teacher's features at unlabelled pixels in the guided phase.
         cutmix: Probability that a part of an image is replaced by that part of another image of the batch (CutMix).
-        average: Decay of an exponential moving average of the student's weights. The averaged student makes the pseudo labels of
-            self-training (Mean Teacher) and is evaluated and saved. None: the student itself, as in the paper.
-        own_confidence: Ignore pseudo labels of the averaged student with a lower probability.
         optimizer: "sgd" or "adamw".
         lr: Initial learning rate, which decays to `min_lr` as a polynomial of degree `power`.
         momentum: Of SGD, by default 0.9. AdamW has none.
@@ -78,8 +74,6 @@ class MaskCLIPPlus(pl.LightningModule):
         mean_over: str = "valid",
         distillation: float = 0.0,
         cutmix: float = 0.0,
-        average: float | None = None,
-        own_confidence: float | None = None,
         optimizer: str = "sgd",
         lr: float = 0.01,
         momentum: float | None = None,
@@ -98,7 +92,6 @@ class MaskCLIPPlus(pl.LightningModule):
         if optimizer == "sgd" and momentum is None:
             self.hparams["momentum"] = 0.9
         self.student = Student(classes, embedding_dim, provenance=provenance, **student)
-        self.average = averaged(self.student, average) if average is not None else None
         self.protocol = Protocol(**protocol)
         vocabulary = self.student.vocabulary
         unlabelled = {"seen": vocabulary.unseen_indices, "all": []}.get(labels, list(range(len(vocabulary))))
@@ -112,8 +105,7 @@ class MaskCLIPPlus(pl.LightningModule):
         if teacher.vocabulary.words != self.student.vocabulary.words:
             raise InputError("teacher and student have different words: build both with the same classes")
         self._teacher = (teacher,)
-        for student in {self.student, self.trained_student}:
-            student.text_embeddings.copy_(teacher.text_embeddings)
+        self.student.text_embeddings.copy_(teacher.text_embeddings)
 
     @property
     def teacher_classes(self) -> Tensor:
@@ -180,7 +172,7 @@ class MaskCLIPPlus(pl.LightningModule):
             learned["truth"] = batch["truth"]
         if not len(self.unlabelled):
             learned["labels"] = mask
-        elif self.is_guided or self.average is not None:
+        elif self.is_guided:
             learned["labels"] = self.fill(mask, image, batch.get("pseudo"))
         if self.hparams["cutmix"]:
             size = (mask.shape[1], mask.shape[2])
@@ -221,14 +213,8 @@ class MaskCLIPPlus(pl.LightningModule):
 
     @torch.no_grad()
     def fill(self, mask: Tensor, image: Tensor, stored: Tensor | None = None) -> Tensor:
-        """Labels (B, H, W): the mask with a pseudo label at unlabelled pixels.
-
-        In the guided phase, pseudo labels are the `stored` ones (B, H, W) or the teacher's of the `image` (B, 3, H, W), later
-        those of the averaged student.
-        """
+        """Labels (B, H, W): the mask with a pseudo label at unlabelled pixels, a `stored` one or the teacher's of the `image`."""
         ignored = self.student.vocabulary.ignore_index
-        if not self.is_guided:
-            return self.averaged_labels(mask, image)
         if stored is not None:
             return stored_labels(mask, stored, self.unlabelled, ignored)
         candidates = self.teacher_classes
@@ -236,28 +222,6 @@ class MaskCLIPPlus(pl.LightningModule):
         if self.hparams["flip"]:
             teacher_logits = (teacher_logits + self.teacher_logits(image.flip(-1), candidates).flip(-1)) / 2
         return pseudo_labels(mask, teacher_logits.max(dim=1), candidates, self.hparams["confidence"], ignored)
-
-    def averaged_labels(self, mask: Tensor, image: Tensor) -> Tensor:
-        """Labels (B, H, W): the mask with a pseudo label of the averaged student (Mean Teacher) at unlabelled pixels.
-
-        Pixels whose best class is less probable than `own_confidence` are ignored, as in FixMatch and UniMatch.
-        """
-        assert self.average is not None
-        self.average.eval()
-        size = (mask.shape[1], mask.shape[2])
-        logits = upsample_logits(self.average(image), self.student.covered_size(*size), size)
-        best = logits[:, self.unlabelled].softmax(dim=1).max(dim=1)
-        return pseudo_labels(mask, best, self.unlabelled, self.hparams["own_confidence"], self.student.vocabulary.ignore_index)
-
-    def on_train_batch_end(self, *_: object) -> None:
-        """Update the averaged student after each optimiser step."""
-        if self.average is not None and self.global_step > self.average.n_averaged:
-            self.average.update_parameters(self.student)
-
-    @property
-    def trained_student(self) -> Student:
-        """The student to validate, evaluate and save: the averaged one if there is one."""
-        return self.student if self.average is None else cast(Student, self.average.module)
 
     def teacher_logits(self, image: Tensor, candidates: Tensor) -> Tensor:
         """The teacher's logits (B, U, H, W) at the size of the image, for the classes `candidates` (U,)."""
@@ -274,11 +238,11 @@ class MaskCLIPPlus(pl.LightningModule):
     def _share_buffers(self) -> None:
         """Copy the batch statistics of the first process to all: they differ if BatchNorm is not synchronised."""
         if _num_processes() > 1:
-            for buffer in (*self.student.buffers(), *self.trained_student.buffers()):
+            for buffer in self.student.buffers():
                 dist.broadcast(buffer, src=0)
 
     def validation_step(self, samples: list[Sample], _: int) -> None:
-        predictions = predict(self.trained_student.eval(), [sample["image"] for sample in samples], self.protocol)
+        predictions = predict(self.student, [sample["image"] for sample in samples], self.protocol)
         for sample, prediction in zip(samples, predictions, strict=True):
             self.confusion.update(prediction.labels, sample["mask"])
 
