@@ -30,7 +30,7 @@ DONE = "=== page done:"
 LAST_RUN = re.compile(r"outputs/(\w+)/(?:\.\.\.|<[^>]+>|\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d)(?=/|$)")
 ON_CPU = ["trainer.accelerator=cpu", "trainer.enable_progress_bar=false"]
 SMALL_STUDENT = [
-    *("student.weights=null", "task.guided=0.5", "trainer.val_check_interval=2", "callbacks.last.every_n_train_steps=1"),
+    *("student.weights=null", "trainer.val_check_interval=2", "callbacks.last.every_n_train_steps=1"),
     *("data.batch_size=2", "data.augmentation.crop=64", "data.augmentation.short=64"),
 ]
 SMALL_DEEPLAB = {
@@ -86,7 +86,10 @@ def extra_overrides(command: Command, cfg: DictConfig) -> list[str]:
     if "student" in cfg:
         longer = any(word.startswith("trainer.max_steps=") for word in command.arguments)
         extra += [f"trainer.max_steps={4 if longer else 2}"]
-        extra += [*SMALL_STUDENT, *SMALL_DEEPLAB.get(cfg.student.arch, [])] if "student" in cfg.task else SMALL_TOWER
+        if "student" not in cfg.task:
+            return [*extra, *SMALL_TOWER]
+        extra += [*SMALL_STUDENT, *SMALL_DEEPLAB.get(cfg.student.arch, [])]
+        extra += [] if cfg.task.cutmix else ["task.guided=0.5"]
     return extra
 
 
