@@ -24,7 +24,7 @@ endif
 
 install: $(READY)  ## make the environment in .venv
 
-demo: $(READY)  ## run the whole method on the shipped CLIP and synthetic scenes: a table and an image, about 3 minutes on two idle CPU cores, after the installation
+demo: $(READY)  ## run the whole method on the shipped CLIP and synthetic scenes: a table and an image, 5 to 8 minutes on two CPU cores, after the installation
 	$(BIN)/python scripts/demo.py
 
 test: $(READY)  ## run the fast tests

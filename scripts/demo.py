@@ -3,7 +3,7 @@
     python scripts/demo.py        # or: make demo
 
 Prints a table and writes it to outputs/demo/summary.json (scores in percent), with a figure, outputs/demo/overview.png. Takes
-about three minutes on two idle CPU cores.
+five to eight minutes on two CPU cores.
 """
 
 from __future__ import annotations
