@@ -23,6 +23,7 @@ SMALL = (
     "task.stride=16",
     "task.sizes=[48,64]",
     "trainer.val_check_interval=2",
+    "trainer.log_every_n_steps=1",
     "trainer.limit_val_batches=2",
     "trainer.limit_test_batches=2",
     "callbacks.last.every_n_train_steps=1",
