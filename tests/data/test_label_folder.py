@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -115,3 +116,14 @@ def test_images_without_a_label_map_are_an_error(tiny: MaskCLIP, textures_root: 
     with pytest.raises(InputError, match="no training image has a mask in"):
         (tmp_path / "empty").mkdir()
         next(iter(make_data(textures_root, tiny.vocabulary, "none", corrected=str(tmp_path / "empty")).train_dataloader()))
+
+
+def test_images_that_are_skipped_need_no_label_map(tiny: MaskCLIP, textures_root: Path, tmp_path: Path) -> None:
+    shutil.copytree(textures_root, tmp_path / "data")
+    data = make_data(tmp_path / "data", tiny.vocabulary, "none", skip_broken=True)
+    first, *others = data.dataset("train").names
+    write_all(tmp_path / "pseudo", data, tiny.vocabulary, others)
+    (tmp_path / "data" / "JPEGImages" / f"{first}.jpg").write_bytes(b"no image")
+    with pytest.warns(UserWarning, match="1 of"):
+        data.use_pseudo_labels(LabelFolder(tmp_path / "pseudo", tiny.vocabulary, "pseudo_labels.folder"))
+    assert data.pseudo is not None

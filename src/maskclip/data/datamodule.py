@@ -177,7 +177,7 @@ class SegmentationData(pl.LightningDataModule):
 
     def use_pseudo_labels(self, folder: LabelFolder) -> None:
         """Add the pseudo labels in a folder to training samples. Raises `InputError` if training images lack one."""
-        self.dataset("train").with_options(pseudo=folder)
+        self.readable("train").with_options(pseudo=folder)
         self.pseudo = folder
 
     @property
