@@ -21,31 +21,16 @@ class RestrictedMaskCLIP(nn.Module):
 
     classes: Tensor
     rows: Tensor
-    softmax_first = False
-    raw_votes = False
 
     def __init__(self, model: MaskCLIP, classes: Sequence[int]) -> None:
         super().__init__()
         self.model, self.vocabulary, self.provenance = model, model.vocabulary, model.provenance
+        self.method, self.weights_sha256 = model.method, model.weights_sha256
+        self.logit_scale, self.background_threshold = model.logit_scale, model.background_threshold
+        self.softmax_first, self.raw_votes = model.softmax_first, model.raw_votes
         self.register_buffer("classes", torch.tensor(classes, dtype=torch.long), persistent=False)
         rows, _ = model.vocabulary.rows(classes)
         self.register_buffer("rows", torch.tensor(rows) + model.vocabulary.wordless, persistent=False)
-
-    @property
-    def method(self) -> str:
-        return self.model.method
-
-    @property
-    def weights_sha256(self) -> str | None:
-        return self.model.weights_sha256
-
-    @property
-    def logit_scale(self) -> float:
-        return self.model.logit_scale
-
-    @property
-    def background_threshold(self) -> float | None:
-        return self.model.background_threshold
 
     def covered_size(self, height: int, width: int) -> tuple[int, int]:
         """See `Segmenter`."""
