@@ -12,10 +12,8 @@ import numpy as np
 from maskclip.errors import InputError
 from maskclip.files import quoted, read_text
 from maskclip.images.label_maps import Colour, read_label_map
+from maskclip.images.writing import IGNORED_COLOUR
 from maskclip.vocabulary import Vocabulary
-
-IGNORED_COLOUR: Colour = (224, 224, 192)
-"""The colour of ignored pixels in masks, VOC's off-white."""
 
 
 class LabelFolder:
@@ -63,8 +61,7 @@ class LabelFolder:
         return names, colours
 
     def find(self, image: PurePath, images: PurePath) -> Path | None:
-        """The label map of an image; None if there is none. `image`: path below the root; `images`: the folder of the images, also
-        below the root."""
+        """The label map of an image, or None. `image`, `images`: the image and the folder of all images, as paths below the root."""
         names = [image, *([image.relative_to(images)] if images.parts and image.is_relative_to(images) else [])]
         candidates = (self.maps / path for name in names for path in (f"{name}.png", name.with_suffix(".png")))
         return next((path for path in candidates if path.is_file()), None)

@@ -11,6 +11,9 @@ from PIL import Image
 from maskclip.files import replacing
 from maskclip.functional import IGNORE_INDEX
 
+IGNORED_COLOUR = (224, 224, 192)
+"""The colour of ignored pixels in masks, VOC's off-white."""
+
 
 def write_mask(path: Path, labels: np.ndarray, palette: Sequence[Sequence[int]]) -> None:
     """Write labels (H, W) as a palette PNG with ignored pixels in VOC's off-white, or as 16-bit grey for more than 254 classes."""
@@ -19,7 +22,7 @@ def write_mask(path: Path, labels: np.ndarray, palette: Sequence[Sequence[int]])
         return
     colours = np.zeros((256, 3), dtype=np.uint8)
     colours[: len(palette)] = palette
-    colours[IGNORE_INDEX] = (224, 224, 192)
+    colours[IGNORE_INDEX] = IGNORED_COLOUR
     image = Image.fromarray(labels.astype(np.uint8))
     image.putpalette(colours.tobytes())
     write_atomically(image, path)

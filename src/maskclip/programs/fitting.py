@@ -20,6 +20,7 @@ from maskclip.programs.config import Card, build, plain
 from maskclip.programs.devices import build_trainer
 from maskclip.programs.logs import run_logger
 from maskclip.programs.resuming import check_resumable, image_list, write_image_list
+from maskclip.programs.segmenting import LOCATIONS
 from maskclip.tasks.callbacks import AtomicCheckpoints, Pace
 from maskclip.vocabulary import Vocabulary
 
@@ -48,9 +49,8 @@ def fitted(
 ) -> Iterator[tuple[pl.Trainer, Logger | None]]:
     """Train a task, or resume it from a checkpoint, and yield the trainer and the logger, which is closed at the end.
 
-    `more`: callbacks besides those of the config.
-
-    Writes checkpoints and the names of the training images to `output`. Raises `InputError` if the checkpoint does not fit.
+    `more`: callbacks in addition to those of the config. Writes checkpoints and the names of the training images to `output`.
+    Raises `InputError` if the checkpoint does not fit.
     """
     names = data.dataset("train").names
     if resume:
@@ -86,9 +86,8 @@ def run_settings(cfg: DictConfig, data: SegmentationData, teacher: MaskCLIP) -> 
 
 def teacher_settings(cfg: DictConfig, teacher: MaskCLIP) -> Card:
     """The settings of the teacher that pseudo labels depend on, with fingerprints of its files."""
-    locations = ("_target_", "pretrained", "text_embeddings", "cache")
     fingerprints = {"weights_sha256": teacher.weights_sha256, "text_sha256": teacher.provenance.get("text_sha256")}
-    return {**{key: value for key, value in plain(cfg.teacher).items() if key not in locations}, **fingerprints}
+    return {**{key: value for key, value in plain(cfg.teacher).items() if key not in LOCATIONS}, **fingerprints}
 
 
 def training_cost(trainer: pl.Trainer) -> Card:

@@ -83,16 +83,16 @@ def list_unlabelled(cfg: DictConfig, teacher: MaskCLIP, outputs: Outputs, images
 
 def build_task(cfg: DictConfig, words: Card, data: SegmentationData, teacher: MaskCLIP) -> MaskCLIPPlus:
     """The task with its teacher."""
+    run = run_settings(cfg, data, teacher)
     provenance = {
         "method": cfg.method,
         "labels": data.labels,
-        "corrected_images": data.corrected_images,
+        "corrected_images": run["corrected_images"],
         "pseudo_labels": str(cfg.pseudo_labels._target_).rpartition(".")[2],
         "teacher": {"method": teacher.method, **teacher.provenance},
     }
     protocol: Card = {key: value for key, value in plain(cfg.protocol).items() if key != "_target_"}
-    options = {"classes": words, "embedding_dim": teacher.embedding_dim, "protocol": protocol, "provenance": provenance}
-    options["run"] = run_settings(cfg, data, teacher)
+    options = {"classes": words, "embedding_dim": teacher.embedding_dim, "protocol": protocol, "run": run, "provenance": provenance}
     task: MaskCLIPPlus = build(cfg.task, **options)
     task.attach_teacher(teacher)
     if cfg.recompute:
